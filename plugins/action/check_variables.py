@@ -1,0 +1,114 @@
+# Copyright: Contributors to the onprem.gpu collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""onprem.gpu.check_variables runs on the controller and opens no connection; documentation in plugins/modules."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import typing as t
+
+import yaml
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.onprem.gpu.plugins.module_utils import variables
+from ansible_collections.onprem.gpu.plugins.module_utils.findings import Finding
+from ansible_collections.onprem.gpu.plugins.module_utils.preflight_report import errors, line, warnings
+
+try:
+    from ansible._internal._datatag._tags import Origin
+except ImportError:  # before ansible-core 2.19 values do not know where they were set
+    Origin = None  # type: ignore[assignment, misc]
+
+COLLECTION = pathlib.Path(__file__).resolve().parents[2]
+ROLES = COLLECTION / "roles"
+OWN_CODE = (ROLES, COLLECTION / "playbooks")
+EVERY_PREFIX = "gpu_"  # names without a role's prefix are only compared for slips of the pen
+SHARED_PREFIXES = ("gpu_cluster_", "gpu_teams")
+FACTS_PREFIX = "gpu_survey_"
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        specs, internal = read_roles(ROLES)
+        prefixes = [f"{path.name}_" for path in ROLES.iterdir()] + list(SHARED_PREFIXES)
+        own = self._own_variables(task_vars, specs)
+        return result(variables.check(task_vars["inventory_hostname"], own, specs, prefixes, internal))
+
+    def _own_variables(self, task_vars: dict[str, t.Any], specs: t.Container[str]) -> dict[str, variables.Variable]:
+        """Return what a user set; the collection's own defaults and registered results are left out."""
+        own = {}
+        for name, raw in task_vars.items():
+            if not name.startswith(EVERY_PREFIX) or is_ours(name, raw, name in specs):
+                continue
+            variable = self._templated(name, raw) if name in specs else variables.Variable(raw, where(name, raw))
+            if variable:
+                own[str(name)] = variable
+        return own
+
+    def _templated(self, name: str, raw: t.Any) -> variables.Variable | None:
+        """Return the variable with its template resolved; None when it needs facts that are not there yet."""
+        place = where(name, raw)
+        try:
+            return variables.Variable(self._templar.template(raw), place)
+        except AnsibleError as error:
+            if FACTS_PREFIX in str(error):
+                return None  # made from gpu_info's facts: the role that uses it validates it
+            return variables.Variable(None, place, error=str(error))
+
+
+def read_roles(roles: pathlib.Path) -> tuple[dict[str, dict[str, t.Any]], set[str]]:
+    """Return the merged argument specs of all roles, and the names of their internal variables."""
+    specs = [read_yaml(path) for path in sorted(roles.glob("*/meta/argument_specs.yml"))]
+    internal = {name for path in roles.glob("*/vars/*.yml") for name in read_yaml(path)}
+    return variables.merged_specs(specs), internal
+
+
+def read_yaml(path: pathlib.Path) -> dict[str, t.Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def origin(value: t.Any) -> t.Any:
+    return Origin.get_tag(value) if Origin else None
+
+
+def is_ours(name: str, value: t.Any, documented: bool) -> bool:
+    """True for a role's own default and for a result that our tasks registered.
+
+    Only text, numbers and containers know their origin. For the rest the name does, but a name keeps the origin of
+    the first file that set it: the value of a documented variable may come from a later one, so it is looked at.
+    """
+    tag = origin(value) or (None if documented else origin(name))
+    return bool(tag and tag.path and any(pathlib.Path(tag.path).resolve().is_relative_to(code) for code in OWN_CODE))
+
+
+def where(name: str, value: t.Any) -> str:
+    """Return file:line, "" when nobody knows."""
+    tag = origin(value) or origin(name)
+    if not tag or (is_ours(name, name, documented=False) and not origin(value)):
+        return ""
+    if not tag.path:
+        return str(tag.description)
+    path = os.path.relpath(tag.path)
+    path = tag.path if path.startswith("..") else path
+    return f"{path}:{tag.line_num}" if tag.line_num else path
+
+
+def result(found: list[Finding]) -> dict[str, t.Any]:
+    failures = [line(item) for item in errors(found)]
+    return {
+        "changed": False,
+        "failed": bool(failures),
+        "findings": found,
+        "msg": "\n".join(failures) or "All variables are known and valid.",
+        "warnings": [line(item) for item in warnings(found)],
+    }
