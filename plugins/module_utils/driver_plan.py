@@ -2,14 +2,382 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which driver packages, parameters and services a host gets: from wishes and hardware, nothing else.
+"""Which driver packages, kernel modules and services a host gets: from wishes and hardware, nothing else.
 
-    refusals(host, wishes) -> list[Finding]     every reason why the wishes cannot be met on this host; [] = plan() succeeds
-    plan(host, wishes) -> dict                  packages, services, kernel module flavour; raises PlanError with the refusals
+    refusals(host, wishes) -> list[Finding]     every reason why the wishes cannot be met on this host; no error in it = plan() succeeds
+    plan(host, wishes) -> dict                  {version, kernel_modules, packages, services}; raises PlanError with the refusals
 
 `host` is the registered result of onprem.gpu.gpu_info (gpu_survey_host); only PCI and OS facts are read.
-`wishes` is `gpu_driver_wishes` of roles/gpu_driver/vars/main.yml: the role's variables without their prefix
-(branch, version, kernel_modules, flavour, fabric_manager, allow_end_of_life, as_of, ...). Finding: see findings.py.
+`wishes` is `gpu_driver_wishes` of roles/gpu_driver/vars/main.yml: the role's variables without their prefix (branch, version,
+kernel_modules, flavour, fabric_manager, fabric_manager_version, packages, kernel_headers, allow_end_of_life) and
+as_of, today as YYYY-MM-DD. Finding: see findings.py.
+
+Package names: NVIDIA's driver installation guide, release 620, and its notes on the renames of branch 590. In the Ubuntu
+repository names carried the branch up to 580; Debian and EL names never did. Ubuntu keeps nvidia-smi in nvidia-utils and
+nvidia-persistenced in nvidia-compute-utils; elsewhere the former is in nvidia-driver-cuda and the latter a package of its own.
 """
 
 from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.onprem.gpu.plugins.module_utils.driver_branches import (
+    BRANCHES,
+    branches_for,
+    is_past_end,
+    open_modules_support,
+    proprietary_modules_support,
+)
+from ansible_collections.onprem.gpu.plugins.module_utils.findings import Finding, PlanError, errors, finding
+
+SUPPORTED_OS = {
+    "ubuntu": ("22.04", "24.04", "26.04"),
+    "debian": ("12", "13"),
+    "el": ("8", "9", "10"),
+}
+EL_IDS = ("rhel", "rocky", "almalinux", "centos", "ol")
+FIRST_BRANCH_WITHOUT_SUFFIX = 590  # in the Ubuntu repository
+VERSION_SHAPE = re.compile(r"\d{3}\.\d+(\.\d+)?")
+PERSISTENCED = "nvidia-persistenced.service"
+FABRIC_MANAGER = "nvidia-fabricmanager.service"
+
+
+class Wanted(t.NamedTuple):
+    """What wishes and hardware come to, once nothing stands against them."""
+
+    system: str
+    branch: int
+    version: str
+    kernel_modules: str
+    flavour: str
+    fabric_manager: bool
+
+
+def refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> list[Finding]:
+    """Return what stands against installing the wished driver on this host; [] for a host without a GPU."""
+    if not host["gpus"]:
+        return []
+    if str(wishes["branch"]) not in map(str, BRANCHES):
+        return [*_os_refusals(host), _unknown_branch(wishes)]
+    return [
+        *_os_refusals(host),
+        *_version_refusals(wishes),
+        *_end_of_life_refusals(wishes),
+        *_architecture_refusals(host, wishes),
+        *_kernel_module_refusals(host, wishes),
+        *_fabric_manager_refusals(host, wishes),
+    ]
+
+
+def plan(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return the driver of one host: version, kernel_modules (open or proprietary), packages and services.
+
+    packages are items of the state document, in install order; services are unit names. A host without a GPU gets none.
+    Raises PlanError when refusals() has an error.
+    """
+    if not host["gpus"]:
+        return {"version": None, "kernel_modules": None, "packages": [], "services": []}
+    against = errors(refusals(host, wishes))
+    if against:
+        raise PlanError(against)
+    wanted = _wanted(host, wishes)
+    return {
+        "version": wanted.version,
+        "kernel_modules": wanted.kernel_modules,
+        "packages": _packages(host, wishes, wanted),
+        "services": [PERSISTENCED, *([FABRIC_MANAGER] if wanted.fabric_manager else [])],
+    }
+
+
+def operating_system(host: t.Mapping[str, t.Any]) -> tuple[str, str]:
+    """Return (ubuntu | debian | el | the id itself, release as NVIDIA names it: "24.04", "12", "9")."""
+    identity, release = host["os"]["id"], str(host["os"]["version_id"])
+    if identity in EL_IDS:
+        return "el", release.split(".")[0]
+    return identity, release
+
+
+def architectures(host: t.Mapping[str, t.Any]) -> list[str]:
+    """Known architectures of the host's GPUs, each once, in PCI order."""
+    return list(dict.fromkeys(gpu["architecture"] for gpu in host["gpus"] if gpu.get("architecture")))
+
+
+def _wanted(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> Wanted:
+    branch = int(wishes["branch"])
+    return Wanted(
+        system=operating_system(host)[0],
+        branch=branch,
+        version=_version(wishes),
+        kernel_modules=_kernel_modules(host, wishes),
+        flavour=wishes["flavour"],
+        fabric_manager=_wants_fabric_manager(host, wishes),
+    )
+
+
+def _version(wishes: t.Mapping[str, t.Any]) -> str:
+    return str(wishes.get("version") or BRANCHES[int(wishes["branch"])].version or "")
+
+
+def _kernel_modules(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> str:
+    if wishes["kernel_modules"] != "auto":
+        return str(wishes["kernel_modules"])
+    return "open" if all(map(open_modules_support, architectures(host))) else "proprietary"
+
+
+def _wants_fabric_manager(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> bool:
+    wish = str(wishes["fabric_manager"]).lower()
+    return bool(host["nvswitch"]["present"]) if wish == "auto" else wish == "true"
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+
+def _packages(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any], wanted: Wanted) -> list[dict[str, t.Any]]:
+    names = list(wishes.get("packages") or []) or _driver_names(wanted)
+    if wanted.fabric_manager:
+        names = [*names, *_fabric_names(wanted)]
+    return [
+        *(_unversioned(name) for name in _build_requirements(host, wishes, wanted)),
+        *({"name": name, "version": wanted.version, "hold": True} for name in names),
+    ]
+
+
+def _unversioned(name: str) -> dict[str, t.Any]:
+    return {"name": name, "version": None, "hold": False}
+
+
+def _build_requirements(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any], wanted: Wanted) -> list[str]:
+    """Headers of the running kernel: dkms builds for it, and the newest kernel in the repository may be another one."""
+    wish = wishes.get("kernel_headers", "auto")
+    kernel = host["os"]["kernel"]
+    headers = f"kernel-devel-{kernel}" if wanted.system == "el" else f"linux-headers-{kernel}"
+    versionlock = ["python3-dnf-plugin-versionlock"] if wanted.system == "el" else []
+    return [*versionlock, *([headers] if wish == "auto" else [wish] if wish else [])]
+
+
+def _driver_names(wanted: Wanted) -> list[str]:
+    return {"ubuntu": _ubuntu_names, "debian": _debian_names, "el": _el_names}[wanted.system](wanted)
+
+
+def _ubuntu_suffix(wanted: Wanted) -> str:
+    return f"-{wanted.branch}" if wanted.branch < FIRST_BRANCH_WITHOUT_SUFFIX else ""
+
+
+def _ubuntu_names(wanted: Wanted) -> list[str]:
+    suffix = _ubuntu_suffix(wanted)
+    module = "-open" if wanted.kernel_modules == "open" else ""
+    compute = [
+        f"libnvidia-compute{suffix}",
+        f"nvidia-dkms{suffix}{module}",
+        f"nvidia-utils{suffix}",
+        f"nvidia-compute-utils{suffix}",
+    ]
+    if wanted.flavour == "compute":
+        return compute
+    return [*compute, ("nvidia-open" if module else "cuda-drivers") + suffix]
+
+
+def _debian_names(wanted: Wanted) -> list[str]:
+    is_open = wanted.kernel_modules == "open"
+    compute = [
+        "nvidia-driver-cuda",
+        "nvidia-kernel-open-dkms" if is_open else "nvidia-kernel-dkms",
+        "nvidia-persistenced",
+    ]
+    if wanted.flavour == "compute":
+        return compute
+    return [*compute, "nvidia-open" if is_open else "cuda-drivers"]
+
+
+def _el_names(wanted: Wanted) -> list[str]:
+    is_open = wanted.kernel_modules == "open"
+    compute = [
+        "nvidia-driver-cuda",
+        "kmod-nvidia-open-dkms" if is_open else "kmod-nvidia-latest-dkms",
+        "nvidia-persistenced",
+    ]
+    if wanted.flavour == "compute":
+        return compute
+    return [*compute, "nvidia-open" if is_open else "cuda-drivers"]
+
+
+def _fabric_names(wanted: Wanted) -> list[str]:
+    """Fabric manager and the NVSwitch telemetry library; both refuse to work with a driver of another version."""
+    suffix = _ubuntu_suffix(wanted) if wanted.system == "ubuntu" else ""
+    return [f"nvidia-fabricmanager{suffix}", "libnvidia-nscq"]
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _os_refusals(host: t.Mapping[str, t.Any]) -> list[Finding]:
+    system, release = operating_system(host)
+    if release in SUPPORTED_OS.get(system, ()):
+        return []
+    return [
+        finding(
+            check="driver_os_supported",
+            value=f"{host['os']['id']} {host['os']['version_id']}",
+            message=f"NVIDIA's driver repository has nothing for {host['os']['id']} {host['os']['version_id']}.",
+            allowed=", ".join(f"{name} {' '.join(releases)}" for name, releases in SUPPORTED_OS.items()),
+            variable="the operating system of the host",
+        )
+    ]
+
+
+def _unknown_branch(wishes: t.Mapping[str, t.Any]) -> Finding:
+    return finding(
+        check="driver_branch_known",
+        value=wishes["branch"],
+        message=f"Driver branch {wishes['branch']} is not known.",
+        allowed=", ".join(map(str, branches_for([], wishes["as_of"]))),
+        variable="gpu_driver_branch",
+    )
+
+
+def _version_refusals(wishes: t.Mapping[str, t.Any]) -> list[Finding]:
+    version = _version(wishes)
+    if VERSION_SHAPE.fullmatch(version) and version.split(".")[0] == str(wishes["branch"]):
+        return []
+    return [
+        finding(
+            check="driver_version_of_branch",
+            value=version,
+            message=f"Driver version {version or '(none)'} is not a version of branch {wishes['branch']}.",
+            allowed=f"{wishes['branch']}.x.y, the exact version without package revision",
+            variable="gpu_driver_version",
+        )
+    ]
+
+
+def _end_of_life_refusals(wishes: t.Mapping[str, t.Any]) -> list[Finding]:
+    number = int(wishes["branch"])
+    branch = BRANCHES[number]
+    if wishes["allow_end_of_life"]:
+        return []
+    if branch.end_of_life is None:
+        return [
+            finding(
+                check="driver_branch_end_of_life",
+                value=number,
+                message=f"NVIDIA's support table has no end of life for driver branch {number}.",
+                allowed=", ".join(map(str, branches_for([], wishes["as_of"]))),
+                variable="gpu_driver_branch",
+                severity="warning",
+            )
+        ]
+    if not is_past_end(branch, wishes["as_of"]):
+        return []
+    return [
+        finding(
+            check="driver_branch_end_of_life",
+            value=number,
+            message=f"Driver branch {number} got its last fixes in {branch.end_of_life}.",
+            allowed=f"{', '.join(map(str, branches_for([], wishes['as_of'])))}, or gpu_driver_allow_end_of_life: true",
+            variable="gpu_driver_branch",
+        )
+    ]
+
+
+def _architecture_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> list[Finding]:
+    number = int(wishes["branch"])
+    present = architectures(host)
+    if _no_modules_serve_all(host):
+        return [_mixed_box(host)]
+    unsupported = [name for name in present if not BRANCHES[number].supports(name)]
+    allowed = ", ".join(map(str, branches_for(present, wishes["as_of"]))) or "none"
+    return [
+        finding(
+            check="driver_branch_supports_gpus",
+            value=number,
+            message=f"Driver branch {number} does not support {_models(host, name)} ({name}).",
+            allowed=allowed,
+            variable="gpu_driver_branch",
+        )
+        for name in unsupported
+    ]
+
+
+def _no_modules_serve_all(host: t.Mapping[str, t.Any]) -> bool:
+    present = architectures(host)
+    machine = host["os"]["machine"]
+    return not all(map(open_modules_support, present)) and not all(
+        proprietary_modules_support(name, machine) for name in present
+    )
+
+
+def _mixed_box(host: t.Mapping[str, t.Any]) -> Finding:
+    mix = ", ".join(f"{_models(host, name)} ({name})" for name in architectures(host))
+    return finding(
+        check="driver_serves_all_gpus",
+        value=mix,
+        message=f"No driver serves all GPUs of this host: {mix}. Some need the proprietary modules, others the open ones.",
+        allowed="GPUs up to Volta, or Turing and newer, in one host",
+        variable="the hardware of the host",
+    )
+
+
+def _kernel_module_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> list[Finding]:
+    if _no_modules_serve_all(host):
+        return []
+    flavour, machine = _kernel_modules(host, wishes), host["os"]["machine"]
+    found = []
+    if flavour == "proprietary" and not BRANCHES[int(wishes["branch"])].proprietary:
+        found.append(_module_finding(wishes, f"Driver branch {wishes['branch']} has no proprietary kernel modules.", "open"))
+    for name in architectures(host):
+        if flavour == "open" and not open_modules_support(name):
+            text = f"The open kernel modules do not run {_models(host, name)} ({name})."
+            found.append(_module_finding(wishes, text, "proprietary"))
+        if flavour == "proprietary" and not proprietary_modules_support(name, machine):
+            text = f"The proprietary kernel modules do not run {_models(host, name)} ({name})."
+            found.append(_module_finding(wishes, text, "open"))
+    return found
+
+
+def _module_finding(wishes: t.Mapping[str, t.Any], message: str, allowed: str) -> Finding:
+    return finding(
+        check="driver_kernel_modules_support_gpus",
+        value=wishes["kernel_modules"],
+        message=message,
+        allowed=f"auto, {allowed}",
+        variable="gpu_driver_kernel_modules",
+    )
+
+
+def _fabric_manager_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> list[Finding]:
+    found = []
+    version, asked = _version(wishes), str(wishes.get("fabric_manager_version") or "")
+    if asked not in ("", version):
+        found.append(
+            finding(
+                check="fabric_manager_version",
+                value=asked,
+                message=f"Fabric manager {asked} refuses to start with driver {version}.",
+                allowed=f"{version}, or leave it empty",
+                variable="gpu_driver_fabric_manager_version",
+            )
+        )
+    has_switch, wants = bool(host["nvswitch"]["present"]), _wants_fabric_manager(host, wishes)
+    if wants and not has_switch:
+        found.append(_fabric_manager_wish(wishes, "Fabric manager fails on a host without NVSwitch.", "error"))
+    if has_switch and not wants:
+        text = "Without fabric manager CUDA fails on this NVSwitch host (error 802, system not yet initialized)."
+        found.append(_fabric_manager_wish(wishes, text, "warning"))
+    return found
+
+
+def _fabric_manager_wish(wishes: t.Mapping[str, t.Any], message: str, severity: str) -> Finding:
+    return finding(
+        check="fabric_manager_needs_nvswitch",
+        value=wishes["fabric_manager"],
+        message=message,
+        allowed="auto",
+        variable="gpu_driver_fabric_manager",
+        severity=severity,
+    )
+
+
+def _models(host: t.Mapping[str, t.Any], architecture: str) -> str:
+    names = dict.fromkeys(gpu.get("model") or gpu["device_id"] for gpu in host["gpus"] if gpu.get("architecture") == architecture)
+    return ", ".join(names)

@@ -47,3 +47,8 @@ class PlanError(ValueError):
     def __init__(self, findings: list[Finding]) -> None:
         super().__init__(" ".join(sentence(found) for found in findings))
         self.findings = findings
+
+
+def errors(findings: t.Iterable[Finding]) -> list[Finding]:
+    """Only the findings that stop a host."""
+    return [found for found in findings if found["severity"] == "error"]
