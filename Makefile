@@ -17,13 +17,13 @@ demo: setup ## From nothing to GPU pods: lab up, site twice, GPU pods, a table; 
 	@$(VENV)/python tests/demo.py
 
 test: setup ## All gates and tests, on a fresh lab that is taken down at the end
-	@$(VENV)/python tests/gates.py test
+	@$(VENV)/python tests/gates test
 
 check: setup ## Gates and unit tests only, under two minutes
-	@$(VENV)/python tests/gates.py check
+	@$(VENV)/python tests/gates check
 
 test-slow: setup ## What takes long: the kill and honesty tests with all their tries
-	@$(VENV)/python tests/gates.py slow
+	@$(VENV)/python tests/gates slow
 
 perf: setup ## Measure a run that changes nothing against plain Ansible, on the lab that is up
 	@$(VENV)/python tests/perf

@@ -1,0 +1,182 @@
+# Copyright: Contributors to the onprem.gpu collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All gates of the project: `python tests/gates check|test|slow`, or the names of gates.
+
+check: gates and unit tests, no lab. test: those and everything else on a fresh lab. slow: the random tests with all
+their tries, on a fresh lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from collection_copy import copy_for_ansible_test, fresh_copy
+from runner import ROOT, Command, Gate, Runner
+
+PYTHON = sys.executable
+PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+LAB = (PYTHON, "tests/lab")
+WHOLE_LAB_TESTS = ("test_journey.py", "test_survey_honesty.py", "test_kill_anywhere.py")
+TYPED_FOLDERS = tuple(path for path in ("tests/gates", "tests/lab", "tests/perf") if (ROOT / path).is_dir())
+
+
+def pytest(*words: str) -> Command:
+    return (PYTHON, "-m", "pytest", "-q", "--durations=10", *words)
+
+
+def integration(*names: str) -> Command:
+    return pytest(*(f"tests/integration/{name}" for name in names))
+
+
+# The longest first: they share the machine's cores.
+STATIC = (
+    Gate(
+        name="sanity",
+        shows="ansible-test's own checks of plugins and documentation",
+        commands=(("ansible-test", "sanity", "--python", PYTHON_VERSION, "--color", "no"),),
+        prepare=copy_for_ansible_test,
+    ),
+    Gate(
+        name="unit",
+        shows="unit tests",
+        commands=(pytest("tests/unit"),),
+    ),
+    Gate(
+        name="ansible-lint",
+        shows="roles and playbooks, profile production",
+        commands=(("ansible-lint", "--nocolor"),),
+    ),
+    Gate(
+        name="docs",
+        shows="documentation of every plugin and role is complete",
+        commands=(
+            ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "all", "."),
+        ),
+        prepare=fresh_copy,
+    ),
+    Gate(
+        name="install",
+        shows="builds, installs from the tarball, runs from there",
+        commands=((PYTHON, "tests/gates/installed_collection.py"),),
+    ),
+    Gate(
+        name="types",
+        shows="static types of plugins, gates and lab",
+        commands=(
+            ("mypy", "-p", "ansible_collections.onprem.gpu.plugins"),
+            *(("env", f"MYPYPATH={folder}", "mypy", folder) for folder in TYPED_FOLDERS),
+        ),
+    ),
+    Gate(
+        name="ruff",
+        shows="Python lint and format",
+        commands=(("ruff", "check", "--output-format", "concise", "."), ("ruff", "format", "--check", ".")),
+    ),
+    Gate(
+        name="yamllint",
+        shows="YAML style",
+        commands=(("yamllint", "--strict", "."),),
+    ),
+    Gate(
+        name="changelog",
+        shows="changelog fragments",
+        commands=(("antsibull-changelog", "lint"),),
+    ),
+)
+
+LAB_UP = Gate(
+    name="lab-up",
+    shows="a fresh lab: cluster, repositories, bare hosts",
+    commands=((*LAB, "down"), (*LAB, "up")),
+    minutes=40,
+)
+LAB_DOWN = Gate(
+    name="lab-down",
+    shows="the lab leaves nothing behind",
+    commands=((*LAB, "down"),),
+    minutes=5,
+)
+ON_LAB = (
+    Gate(
+        name="journey",
+        shows="bare hosts to GPUs in service, then a run that changes nothing",
+        commands=(integration("test_journey.py"),),
+        minutes=20,
+        needs="lab-up",
+    ),
+    Gate(
+        name="contract",
+        shows="modules and roles against real daemons",
+        commands=((*integration(""), *(f"--ignore=tests/integration/{name}" for name in WHOLE_LAB_TESTS)),),
+        minutes=15,
+        needs="lab-up",
+    ),
+    Gate(
+        name="molecule",
+        shows="converge, idempotence, check mode, verify",
+        commands=(("molecule", "test", "--all"),),
+        minutes=20,
+        needs="lab-up",
+    ),
+    Gate(
+        name="honesty",
+        shows="the survey agrees with a full run",
+        commands=(integration("test_survey_honesty.py"),),
+        minutes=20,
+        needs="lab-up",
+    ),
+    Gate(
+        name="kill",
+        shows="killed anywhere, a rerun ends the same (3 tries)",
+        commands=(integration("test_kill_anywhere.py"),),
+        minutes=20,
+        environment=(("TRIES", "3"),),
+        needs="lab-up",
+    ),
+    Gate(
+        name="perf",
+        shows="speed of a run that changes nothing",
+        commands=((PYTHON, "tests/perf"),),
+        minutes=15,
+        needs="lab-up",
+    ),
+)
+SLOW = (
+    Gate(
+        name="kill-slow",
+        shows="killed anywhere, a rerun ends the same (20 tries)",
+        commands=(integration("test_kill_anywhere.py"),),
+        minutes=120,
+        environment=(("TRIES", "20"),),
+        needs="lab-up",
+    ),
+)
+SUITES = {
+    "check": STATIC,
+    "test": (*STATIC, LAB_UP, *ON_LAB, LAB_DOWN),
+    "slow": (LAB_UP, *SLOW, LAB_DOWN),
+}
+BY_NAME = {gate.name: gate for gate in (*STATIC, LAB_UP, *ON_LAB, *SLOW, LAB_DOWN)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python tests/gates", description=__doc__)
+    parser.add_argument("names", nargs="+", choices=[*SUITES, *BY_NAME], metavar="NAME", help=", ".join(BY_NAME))
+    gates = chosen_gates(parser.parse_args().names)
+    runner = Runner({gate.name for gate in gates})
+    runner.run_together([gate for gate in gates if gate in STATIC], at_once=min(2, os.cpu_count() or 1))
+    runner.run_in_order([gate for gate in gates if gate not in STATIC])
+    return runner.finish()
+
+
+def chosen_gates(names: list[str]) -> list[Gate]:
+    """Gates of suites and single gates, each once, in the order asked for."""
+    gates = [gate for name in names for gate in SUITES.get(name) or (BY_NAME[name],)]
+    return list(dict.fromkeys(gates))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
