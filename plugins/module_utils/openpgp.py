@@ -30,17 +30,21 @@ class OpenPgpError(ValueError):
 
 def fingerprints(text: str) -> list[str]:
     """Return the fingerprints of all primary keys in the text, upper-case hex; raise OpenPgpError."""
-    blocks = list(_ARMOUR.finditer(text))
-    if not blocks:
-        raise OpenPgpError("no '-----BEGIN PGP PUBLIC KEY BLOCK-----' ... '-----END PGP PUBLIC KEY BLOCK-----' in it")
-    found = []
-    for block in blocks:
-        if block["kind"] != "PUBLIC KEY BLOCK":
-            raise OpenPgpError(f"it is a PGP {block['kind'].lower()}, not a public key block")
-        found += [_fingerprint(body) for tag, body in _packets(_unarmoured(block["body"])) if tag == PUBLIC_KEY]
+    found = [_fingerprint(body) for tag, body in _packets(keyring(text)) if tag == PUBLIC_KEY]
     if not found:
         raise OpenPgpError("the block holds no primary key")
     return found
+
+
+def keyring(text: str) -> bytes:
+    """Return all armoured public keys in the text as one binary keyring, which gpgv reads; raise OpenPgpError."""
+    blocks = list(_ARMOUR.finditer(text))
+    if not blocks:
+        raise OpenPgpError("no '-----BEGIN PGP PUBLIC KEY BLOCK-----' ... '-----END PGP PUBLIC KEY BLOCK-----' in it")
+    for block in blocks:
+        if block["kind"] != "PUBLIC KEY BLOCK":
+            raise OpenPgpError(f"it is a PGP {block['kind'].lower()}, not a public key block")
+    return b"".join(_unarmoured(block["body"]) for block in blocks)
 
 
 def normalized(fingerprint: str) -> str:
