@@ -23,7 +23,7 @@ APT_HELPER = "/usr/lib/apt/apt-helper"
 DNF_CONFIGURATION = "/etc/dnf/dnf.conf"
 LARGEST_INDEX = 64 * 1024 * 1024  # octets; a bigger answer is not an index
 
-RunCommand = t.Callable[[t.List[str]], t.Tuple[int, str, str]]
+RunCommand = t.Callable[..., "tuple[int, str, str]"]  # AnsibleModule.run_command
 
 
 class FetchError(Exception):
@@ -49,7 +49,7 @@ class RepositoryAccess:
 
     def fetch(self, url: str) -> str:
         """Return the path of a local copy; raise FetchError."""
-        path = os.path.join(self._folder, "%d-%s" % (len(os.listdir(self._folder)), os.path.basename(url)))
+        path = os.path.join(self._folder, f"{len(os.listdir(self._folder))}-{os.path.basename(url)}")
         self._fetch_into(url, path)
         return path
 
@@ -61,8 +61,8 @@ class RepositoryAccess:
             [APT_HELPER] + [word for option in options for word in ("-o", option)] + ["download-file", url, path]
         )
         if rc != 0:
-            reason = " ".join(re.findall(r"(?m)^E: (.*)$", err + out)) or (err + out).strip()
-            raise FetchError("%s: %s" % (url, reason), absent="404" in reason or "File not found" in reason)
+            reason = " ".join(" ".join(re.findall(r"(?m)^E: (.*)$", err + out)).split()) or (err + out).strip()
+            raise FetchError(f"{url}: {reason}", absent="404" in reason or "File not found" in reason)
 
     def _fetch_with_urllib(self, url: str, path: str) -> None:
         try:
@@ -72,9 +72,11 @@ class RepositoryAccess:
             ):
                 copy.write(answer.read(LARGEST_INDEX))
         except urllib.error.HTTPError as error:
-            raise FetchError("%s: %s %s" % (url, error.code, error.reason), absent=error.code == 404) from error
+            raise FetchError(f"{url}: {error.code} {error.reason}", absent=error.code == 404) from error
         except (urllib.error.URLError, OSError, ValueError) as error:
-            raise FetchError("%s: %s" % (url, getattr(error, "reason", error))) from error
+            raise FetchError(f"{url}: {getattr(error, 'reason', error)}") from error
+        with open(path, "wb") as copy:
+            copy.write(content)
 
     def verify(self, keyring: bytes, signed: str, signature: str | None = None) -> tuple[str, str]:
         """Return (path of what was signed, fingerprint that signed it); raise SignatureError.
@@ -94,7 +96,7 @@ class RepositoryAccess:
         content = signed if signature else signed + ".content"
         command = ["gpgv", "--homedir", self._folder, "--status-fd", "1", "--keyring", keys]
         command += [signature, signed] if signature else ["--output", content, signed]
-        rc, status, dummy = self._run(command)
+        rc, status, _errors = self._run(command)
         good = re.search(r"(?m)^\[GNUPG:\] VALIDSIG (\S+)(?: \S+){8} (\S+)", status)
         if rc == 0 and good:
             return content, good.group(2)
@@ -111,7 +113,7 @@ def _gpgv_problem(status: str) -> str:
     """Say in words what gpgv's status lines (gnupg doc/DETAILS) report."""
     unknown = re.search(r"(?m)^\[GNUPG:\] ERRSIG (\S+)(?: \S+){5}(?: ([0-9A-F]{40,}))?", status)
     if unknown:
-        return "signed by the key %s" % (unknown.group(2) or unknown.group(1))
+        return f"signed by the key {unknown.group(2) or unknown.group(1)}"
     if "[GNUPG:] BADSIG" in status:
         return "the signature does not fit the file, so the file was changed after signing"
     if "[GNUPG:] EXPKEYSIG" in status or "[GNUPG:] KEYEXPIRED" in status:

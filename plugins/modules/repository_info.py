@@ -11,11 +11,11 @@ module: repository_info
 short_description: Ask package repositories who signed them and what they offer
 version_added: 0.1.0
 description:
-  - Fetches the signed index of each repository from this host, verifies it with the key that is wanted for it, and looks
-    up which versions of the wanted packages it offers. So a wrong key, an unreachable repository or a version that is not
-    there is known before anything on the host is changed.
-  - Needs nothing but Python 3.9 and what the package manager itself needs. Proxies and passwords are those of the package
-    manager (apt's configuration through its C(apt-helper); C(proxy) and C(sslverify) of C(/etc/dnf/dnf.conf)).
+  - Fetches the signed index of each repository from this host, verifies it with the key that is wanted for it, and
+    looks up which versions of the wanted packages it offers. So a wrong key, an unreachable repository or a version
+    that is not there is known before anything on the host is changed.
+  - Needs nothing but Python 3.9 and what the package manager itself needs. Proxies and passwords are those of the
+    package manager (apt's configuration through its C(apt-helper); C(proxy) and C(sslverify) of C(/etc/dnf/dnf.conf)).
   - Changes nothing; the keys go into a temporary folder.
 author:
   - Contributors to the onprem.gpu collection (@onprem)
@@ -148,11 +148,11 @@ def answer_about(access: RepositoryAccess, package_format: str, repository: dict
         keyring = openpgp.keyring(repository["key"])
         ask(access, repository["url"].rstrip("/"), keyring, packages, answer)
     except FetchError as error:
-        answer["error"] = "cannot fetch %s" % error
+        answer["error"] = f"cannot fetch {error}"
     except (openpgp.OpenPgpError, SignatureError) as error:
-        answer["error"] = "%s is not signed by the wanted key: %s" % (repository["url"], error)
+        answer["error"] = f"{repository['url']} is not signed by the wanted key: {error}"
     except (WrongIndex, OSError, ValueError, lzma.LZMAError, EOFError) as error:
-        answer["error"] = "%s has a damaged index: %s" % (repository["url"], error)
+        answer["error"] = f"{repository['url']} has a damaged index: {error}"
     return answer
 
 
@@ -193,10 +193,10 @@ def readable(listed: repository_index.PackageList | None) -> bool:
 
 def fetch_package_list(access: RepositoryAccess, url: str, listed: repository_index.PackageList) -> str:
     """Return the text of the package list, which must be the one that the signed index names."""
-    with open(access.fetch("%s/%s" % (url, listed.path)), "rb") as copy:
+    with open(access.fetch(f"{url}/{listed.path}"), "rb") as copy:
         packed = copy.read()
     if hashlib.sha256(packed).hexdigest() != listed.sha256:
-        raise WrongIndex("%s is not the file that the signed index names" % listed.path)
+        raise WrongIndex(f"{listed.path} is not the file that the signed index names")
     return unpacked(listed.path, packed).decode("utf-8")
 
 
