@@ -15,8 +15,8 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.onprem.gpu.plugins.module_utils import variables
-from ansible_collections.onprem.gpu.plugins.module_utils.findings import Finding
-from ansible_collections.onprem.gpu.plugins.module_utils.preflight_report import errors, line, warnings
+from ansible_collections.onprem.gpu.plugins.module_utils.findings import Finding, errors
+from ansible_collections.onprem.gpu.plugins.module_utils.preflight_report import line, warnings
 
 try:
     from ansible._internal._datatag._tags import Origin

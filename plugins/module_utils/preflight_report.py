@@ -25,10 +25,6 @@ def located(
     return dict(found, host=host, where=where, severity=severity)
 
 
-def errors(found: t.Iterable[Finding]) -> list[Finding]:
-    return [item for item in found if item["severity"] == "error"]
-
-
 def warnings(found: t.Iterable[Finding]) -> list[Finding]:
     return [item for item in found if item["severity"] == "warning"]
 

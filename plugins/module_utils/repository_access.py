@@ -66,11 +66,8 @@ class RepositoryAccess:
 
     def _fetch_with_urllib(self, url: str, path: str) -> None:
         try:
-            with (
-                _opener(DNF_CONFIGURATION).open(url, timeout=self._timeout_seconds) as answer,
-                open(path, "wb") as copy,
-            ):
-                copy.write(answer.read(LARGEST_INDEX))
+            with _opener(DNF_CONFIGURATION).open(url, timeout=self._timeout_seconds) as answer:
+                content = answer.read(LARGEST_INDEX)
         except urllib.error.HTTPError as error:
             raise FetchError(f"{url}: {error.code} {error.reason}", absent=error.code == 404) from error
         except (urllib.error.URLError, OSError, ValueError) as error:
