@@ -4,7 +4,8 @@
 """Prepare this checkout for work: `make setup`.
 
 Makes .venv with the pinned Python packages and .build/collections with the pinned collections plus a link to this
-checkout as onprem.gpu. Runs on the system's Python with nothing installed, and costs well under a second when all is in place.
+checkout as onprem.gpu. Runs on the system's Python with nothing installed, and costs well under a second when all is
+in place.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
+PIP = (VENV_PYTHON, "-m", "pip", "--quiet", "--disable-pip-version-check")
 COLLECTIONS = ROOT / ".build" / "collections" / "ansible_collections"
 
 # The community package carries released collections on PyPI, so set-up works where Ansible Galaxy is out of reach.
@@ -59,8 +61,10 @@ def say(text: str) -> None:
 
 
 def require_python() -> None:
-    if sys.version_info < (3, 11):
-        raise SetupError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try: make PYTHON=python3.12 ...")
+    if sys.version_info < (3, 11):  # noqa: UP036 - people start this with whatever python3 they have
+        raise SetupError(
+            f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; try: make PYTHON=python3.12"
+        )
 
 
 def python_fingerprint() -> str:
@@ -79,7 +83,18 @@ def make_virtual_environment() -> None:
     say("making .venv from requirements.txt and requirements-dev.txt (about half a minute)")
     if not (VENV / "bin" / "pip").exists():
         create_empty_environment()
-    run([VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", ROOT / "requirements-dev.txt"])
+    run(
+        [
+            VENV_PYTHON,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+            ROOT / "requirements-dev.txt",
+        ]
+    )
     (VENV / ".requirements").write_text(python_fingerprint())
 
 
@@ -121,10 +136,7 @@ def install_collections(wanted: dict[str, str]) -> None:
     say(f"installing {listing(wanted)} from the PyPI package {COLLECTIONS_WHEEL} (54 MB)")
     downloads = ROOT / ".build" / "downloads"
     try:
-        # fmt: off
-        run([VENV_PYTHON, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:",
-             "--dest", downloads, COLLECTIONS_WHEEL])
-        # fmt: on
+        run([*PIP, "download", "--no-deps", "--only-binary", ":all:", "--dest", downloads, COLLECTIONS_WHEEL])
         unpack_collections(next(downloads.glob("ansible-*.whl")), wanted)
     except (subprocess.CalledProcessError, StopIteration):
         say("PyPI did not give the package; trying Ansible Galaxy")
@@ -132,7 +144,9 @@ def install_collections(wanted: dict[str, str]) -> None:
         run([galaxy, "collection", "install", "--force", "-r", ROOT / "requirements.yml", "-p", COLLECTIONS.parent])
     found = installed_collections(wanted)
     if found != wanted:
-        raise SetupError(f"requirements.yml wants {listing(wanted)}, but the source has {listing(found) or 'none of them'}")
+        raise SetupError(
+            f"requirements.yml wants {listing(wanted)}, but the source has {listing(found) or 'none of them'}"
+        )
     shutil.rmtree(downloads, ignore_errors=True)
 
 
