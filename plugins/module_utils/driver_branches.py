@@ -4,11 +4,11 @@
 
 """What each NVIDIA driver branch supports, and until when.
 
-Sources: docs.nvidia.com/datacenter/tesla/drivers/615/supported-drivers-and-cuda-toolkit-versions.html (read 2026-11) for
-kinds and ends of life of 535, 580, 595 and 610; an older copy of the same page (2025-08) for 570 and earlier; the driver
-installation guide, release 610 and 620, for which kernel modules a branch still ships; the component matrix of GPU Operator
-26.7.0 (2026-08) for the version that is tested most. A branch whose end of life nobody published has None.
-NVIDIA keeps the live table at docs.nvidia.com/datacenter/tesla/drivers/releases.json.
+Sources: docs.nvidia.com/datacenter/tesla/drivers/615/supported-drivers-and-cuda-toolkit-versions.html (read 2026-11)
+for kinds and ends of life of 535, 580, 595 and 610; an older copy of the same page (2025-08) for 570 and earlier; the
+driver installation guide, release 610 and 620, for which kernel modules a branch still ships; the component matrix of
+GPU Operator 26.7.0 (2026-08) for the version that is tested most. A branch whose end of life nobody published has
+None. NVIDIA keeps the live table at docs.nvidia.com/datacenter/tesla/drivers/releases.json.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ ARCHITECTURES = ("Maxwell", "Pascal", "Volta", "Turing", "Ampere", "Ada", "Hoppe
 
 
 class Branch(t.NamedTuple):
-    """kind: LTSB (three years of fixes), PB (about one) or NFB (for evaluation). end_of_life: last month with fixes, YYYY-MM.
+    """kind: LTSB (three years of fixes), PB (about one) or NFB (for evaluation). end_of_life: last month with fixes,
+    YYYY-MM.
 
     version: what a role installs when only the branch is named. proprietary: the closed kernel modules still exist.
     """

@@ -4,17 +4,20 @@
 
 """Which driver packages, kernel modules and services a host gets: from wishes and hardware, nothing else.
 
-    refusals(host, wishes) -> list[Finding]     every reason why the wishes cannot be met on this host; no error in it = plan() succeeds
-    plan(host, wishes) -> dict                  {version, kernel_modules, packages, services}; raises PlanError with the refusals
+    refusals(host, wishes) -> list[Finding]     every reason why the wishes cannot be met on this host; no error in it
+    = plan() succeeds
+    plan(host, wishes) -> dict                  {version, kernel_modules, packages, services}; raises PlanError with
+    the refusals
 
 `host` is the registered result of onprem.gpu.gpu_info (gpu_survey_host); only PCI and OS facts are read.
-`wishes` is `gpu_driver_wishes` of roles/gpu_driver/vars/main.yml: the role's variables without their prefix (branch, version,
-kernel_modules, flavour, fabric_manager, fabric_manager_version, packages, kernel_headers, allow_end_of_life) and
-as_of, today as YYYY-MM-DD. Finding: see findings.py.
+`wishes` is `gpu_driver_wishes` of roles/gpu_driver/vars/main.yml: the role's variables without their prefix (branch,
+version, kernel_modules, flavour, fabric_manager, fabric_manager_version, packages, kernel_headers, allow_end_of_life)
+and as_of, today as YYYY-MM-DD. Finding: see findings.py.
 
-Package names: NVIDIA's driver installation guide, release 620, and its notes on the renames of branch 590. In the Ubuntu
-repository names carried the branch up to 580; Debian and EL names never did. Ubuntu keeps nvidia-smi in nvidia-utils and
-nvidia-persistenced in nvidia-compute-utils; elsewhere the former is in nvidia-driver-cuda and the latter a package of its own.
+Package names: NVIDIA's driver installation guide, release 620, and its notes on the renames of branch 590. In the
+Ubuntu repository names carried the branch up to 580; Debian and EL names never did. Ubuntu keeps nvidia-smi in
+nvidia-utils and nvidia-persistenced in nvidia-compute-utils; elsewhere the former is in nvidia-driver-cuda and the
+latter a package of its own.
 """
 
 from __future__ import annotations
@@ -30,13 +33,13 @@ from ansible_collections.onprem.gpu.plugins.module_utils.driver_branches import 
     proprietary_modules_support,
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.findings import Finding, PlanError, errors, finding
+from ansible_collections.onprem.gpu.plugins.module_utils.operating_system import operating_system
 
 SUPPORTED_OS = {
     "ubuntu": ("22.04", "24.04", "26.04"),
     "debian": ("12", "13"),
     "el": ("8", "9", "10"),
 }
-EL_IDS = ("rhel", "rocky", "almalinux", "centos", "ol")
 FIRST_BRANCH_WITHOUT_SUFFIX = 590  # in the Ubuntu repository
 VERSION_SHAPE = re.compile(r"\d{3}\.\d+(\.\d+)?")
 PERSISTENCED = "nvidia-persistenced.service"
@@ -88,14 +91,6 @@ def plan(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str
         "packages": _packages(host, wishes, wanted),
         "services": [PERSISTENCED, *([FABRIC_MANAGER] if wanted.fabric_manager else [])],
     }
-
-
-def operating_system(host: t.Mapping[str, t.Any]) -> tuple[str, str]:
-    """Return (ubuntu | debian | el | the id itself, release as NVIDIA names it: "24.04", "12", "9")."""
-    identity, release = host["os"]["id"], str(host["os"]["version_id"])
-    if identity in EL_IDS:
-        return "el", release.split(".")[0]
-    return identity, release
 
 
 def architectures(host: t.Mapping[str, t.Any]) -> list[str]:
@@ -312,9 +307,8 @@ def _mixed_box(host: t.Mapping[str, t.Any]) -> Finding:
     return finding(
         check="driver_serves_all_gpus",
         value=mix,
-        message=f"No driver serves all GPUs of this host: {mix}. Some need the proprietary modules, others the open ones.",
-        allowed="GPUs up to Volta, or Turing and newer, in one host",
-        variable="the hardware of the host",
+        message=f"No driver serves all GPUs of this host: {mix}. Some need the proprietary modules, others the open
+        ones.", allowed="GPUs up to Volta, or Turing and newer, in one host", variable="the hardware of the host",
     )
 
 
@@ -324,7 +318,9 @@ def _kernel_module_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, 
     flavour, machine = _kernel_modules(host, wishes), host["os"]["machine"]
     found = []
     if flavour == "proprietary" and not BRANCHES[int(wishes["branch"])].proprietary:
-        found.append(_module_finding(wishes, f"Driver branch {wishes['branch']} has no proprietary kernel modules.", "open"))
+        found.append(
+            _module_finding(wishes, f"Driver branch {wishes['branch']} has no proprietary kernel modules.", "open")
+        )
     for name in architectures(host):
         if flavour == "open" and not open_modules_support(name):
             text = f"The open kernel modules do not run {_models(host, name)} ({name})."
@@ -379,5 +375,7 @@ def _fabric_manager_wish(wishes: t.Mapping[str, t.Any], message: str, severity: 
 
 
 def _models(host: t.Mapping[str, t.Any], architecture: str) -> str:
-    names = dict.fromkeys(gpu.get("model") or gpu["device_id"] for gpu in host["gpus"] if gpu.get("architecture") == architecture)
+    names = dict.fromkeys(
+        gpu.get("model") or gpu["device_id"] for gpu in host["gpus"] if gpu.get("architecture") == architecture
+    )
     return ", ".join(names)

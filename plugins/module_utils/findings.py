@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import typing as t
 
-Finding = t.Dict[str, str]
+Finding = dict[str, str]
 
 
 def finding(check: str, value: t.Any, message: str, allowed: str, variable: str, severity: str = "error") -> Finding:
