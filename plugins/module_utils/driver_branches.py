@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import typing as t
 
-ARCHITECTURES = ("Maxwell", "Pascal", "Volta", "Turing", "Ampere", "Ada", "Hopper", "Blackwell")
+ARCHITECTURES = ("maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell")
 
 
 class Branch(t.NamedTuple):
@@ -38,27 +38,27 @@ class Branch(t.NamedTuple):
 
 
 BRANCHES: dict[int, Branch] = {
-    535: Branch("LTSB", "2026-06", "Maxwell", "Hopper", "535.309.01"),
-    550: Branch("PB", "2025-07", "Maxwell", "Hopper", "550.163.01"),
-    560: Branch("NFB", "2025-07", "Maxwell", "Hopper", "560.35.05"),
-    565: Branch("NFB", "2025-07", "Maxwell", "Hopper", "565.57.01"),
-    570: Branch("PB", "2026-02", "Maxwell", "Blackwell", "570.172.08"),
-    575: Branch("NFB", "2025-07", "Maxwell", "Blackwell", "575.57.08"),
-    580: Branch("LTSB", "2028-06", "Maxwell", "Blackwell", "580.173.02"),
-    590: Branch("NFB", None, "Turing", "Blackwell", "590.48.01"),
-    595: Branch("PB", "2027-03", "Turing", "Blackwell", "595.91.07"),
-    610: Branch("NFB", "2026-08", "Turing", "Blackwell", "610.57.04"),
-    615: Branch("unverified", None, "Turing", "Blackwell", "615.78.08"),
-    620: Branch("unverified", None, "Turing", "Blackwell", None, proprietary=False),
+    535: Branch("LTSB", "2026-06", "maxwell", "hopper", "535.309.01"),
+    550: Branch("PB", "2025-07", "maxwell", "hopper", "550.163.01"),
+    560: Branch("NFB", "2025-07", "maxwell", "hopper", "560.35.05"),
+    565: Branch("NFB", "2025-07", "maxwell", "hopper", "565.57.01"),
+    570: Branch("PB", "2026-02", "maxwell", "blackwell", "570.172.08"),
+    575: Branch("NFB", "2025-07", "maxwell", "blackwell", "575.57.08"),
+    580: Branch("LTSB", "2028-06", "maxwell", "blackwell", "580.173.02"),
+    590: Branch("NFB", None, "turing", "blackwell", "590.48.01"),
+    595: Branch("PB", "2027-03", "turing", "blackwell", "595.91.07"),
+    610: Branch("NFB", "2026-08", "turing", "blackwell", "610.57.04"),
+    615: Branch("unverified", None, "turing", "blackwell", "615.78.08"),
+    620: Branch("unverified", None, "turing", "blackwell", None, proprietary=False),
 }
 
 
 def branches_for(architectures: t.Collection[str], as_of: str) -> list[int]:
-    """Branches that serve all these architectures and still get fixes on as_of (YYYY-MM-DD)."""
+    """Branches that serve all these architectures and, as NVIDIA published, get fixes on as_of (YYYY-MM-DD)."""
     return [
         number
         for number, branch in BRANCHES.items()
-        if all(branch.supports(architecture) for architecture in architectures) and not is_past_end(branch, as_of)
+        if all(map(branch.supports, architectures)) and branch.end_of_life and not is_past_end(branch, as_of)
     ]
 
 
@@ -68,11 +68,11 @@ def is_past_end(branch: Branch, as_of: str) -> bool:
 
 def open_modules_support(architecture: str) -> bool:
     """The open kernel modules need the GPU's own system processor, which came with Turing."""
-    return ARCHITECTURES.index(architecture) >= ARCHITECTURES.index("Turing")
+    return ARCHITECTURES.index(architecture) >= ARCHITECTURES.index("turing")
 
 
-def proprietary_modules_support(architecture: str, machine: str) -> bool:
-    """The closed modules end with Hopper; on Arm servers (Grace Hopper) Hopper itself is open only."""
-    if architecture == "Hopper":
-        return machine == "x86_64"
-    return ARCHITECTURES.index(architecture) < ARCHITECTURES.index("Hopper")
+def proprietary_modules_support(architecture: str, form_factor: str | None) -> bool:
+    """The closed modules end with Hopper; in a Grace Hopper superchip Hopper itself is open only."""
+    if form_factor == "superchip":
+        return False
+    return ARCHITECTURES.index(architecture) <= ARCHITECTURES.index("hopper")

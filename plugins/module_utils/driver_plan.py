@@ -59,7 +59,7 @@ class Wanted(t.NamedTuple):
 
 def refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> list[Finding]:
     """Return what stands against installing the wished driver on this host; [] for a host without a GPU."""
-    if not host["gpus"]:
+    if not gpus(host):
         return []
     if str(wishes["branch"]) not in map(str, BRANCHES):
         return [*_os_refusals(host), _unknown_branch(wishes)]
@@ -79,7 +79,7 @@ def plan(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str
     packages are items of the state document, in install order; services are unit names. A host without a GPU gets none.
     Raises PlanError when refusals() has an error.
     """
-    if not host["gpus"]:
+    if not gpus(host):
         return {"version": None, "kernel_modules": None, "packages": [], "services": []}
     against = errors(refusals(host, wishes))
     if against:
@@ -93,9 +93,14 @@ def plan(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str
     }
 
 
+def gpus(host: t.Mapping[str, t.Any]) -> list[t.Mapping[str, t.Any]]:
+    """Return the GPUs on the PCI bus, which are there with or without a driver."""
+    return [device for device in host["pci"] if device["kind"] == "gpu"]
+
+
 def architectures(host: t.Mapping[str, t.Any]) -> list[str]:
-    """Known architectures of the host's GPUs, each once, in PCI order."""
-    return list(dict.fromkeys(gpu["architecture"] for gpu in host["gpus"] if gpu.get("architecture")))
+    """Return the known architectures of the host's GPUs, each once, in PCI order."""
+    return list(dict.fromkeys(gpu["architecture"] for gpu in gpus(host) if gpu["architecture"]))
 
 
 def _wanted(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> Wanted:
@@ -286,7 +291,7 @@ def _architecture_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t
         finding(
             check="driver_branch_supports_gpus",
             value=number,
-            message=f"Driver branch {number} does not support {_models(host, name)} ({name}).",
+            message=f"Driver branch {number} does not support {_named(host, [name])}.",
             allowed=allowed,
             variable="gpu_driver_branch",
         )
@@ -295,40 +300,52 @@ def _architecture_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t
 
 
 def _no_modules_serve_all(host: t.Mapping[str, t.Any]) -> bool:
-    present = architectures(host)
-    machine = host["os"]["machine"]
-    return not all(map(open_modules_support, present)) and not all(
-        proprietary_modules_support(name, machine) for name in present
-    )
+    return not _all_run_open(host) and not _all_run_proprietary(host)
+
+
+def _all_run_open(host: t.Mapping[str, t.Any]) -> bool:
+    return all(map(open_modules_support, architectures(host)))
+
+
+def _all_run_proprietary(host: t.Mapping[str, t.Any]) -> bool:
+    known = [gpu for gpu in gpus(host) if gpu["architecture"]]
+    return all(proprietary_modules_support(gpu["architecture"], gpu["form_factor"]) for gpu in known)
 
 
 def _mixed_box(host: t.Mapping[str, t.Any]) -> Finding:
-    mix = ", ".join(f"{_models(host, name)} ({name})" for name in architectures(host))
+    mix = _named(host, architectures(host))
+    text = (
+        f"No driver serves all GPUs of this host: {mix}. Some need the proprietary kernel modules, some the open ones."
+    )
     return finding(
         check="driver_serves_all_gpus",
         value=mix,
-        message=f"No driver serves all GPUs of this host: {mix}. Some need the proprietary modules, others the open
-        ones.", allowed="GPUs up to Volta, or Turing and newer, in one host", variable="the hardware of the host",
+        message=text,
+        allowed="GPUs up to Volta, or Turing and newer, in one host",
+        variable="the hardware of the host",
     )
 
 
 def _kernel_module_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> list[Finding]:
     if _no_modules_serve_all(host):
         return []
-    flavour, machine = _kernel_modules(host, wishes), host["os"]["machine"]
-    found = []
-    if flavour == "proprietary" and not BRANCHES[int(wishes["branch"])].proprietary:
-        found.append(
-            _module_finding(wishes, f"Driver branch {wishes['branch']} has no proprietary kernel modules.", "open")
-        )
-    for name in architectures(host):
-        if flavour == "open" and not open_modules_support(name):
-            text = f"The open kernel modules do not run {_models(host, name)} ({name})."
-            found.append(_module_finding(wishes, text, "proprietary"))
-        if flavour == "proprietary" and not proprietary_modules_support(name, machine):
-            text = f"The proprietary kernel modules do not run {_models(host, name)} ({name})."
-            found.append(_module_finding(wishes, text, "open"))
-    return found
+    flavour, branch = _kernel_modules(host, wishes), wishes["branch"]
+    if flavour == "open" and not _all_run_open(host):
+        old = [name for name in architectures(host) if not open_modules_support(name)]
+        return [_module_finding(wishes, f"The open kernel modules do not run {_named(host, old)}.", "proprietary")]
+    if flavour == "proprietary" and not _all_run_proprietary(host):
+        new = [name for name in architectures(host) if _needs_open(host, name)]
+        return [_module_finding(wishes, f"The proprietary kernel modules do not run {_named(host, new)}.", "open")]
+    if flavour == "proprietary" and not BRANCHES[int(branch)].proprietary:
+        return [_module_finding(wishes, f"Driver branch {branch} has no proprietary kernel modules.", "open")]
+    return []
+
+
+def _needs_open(host: t.Mapping[str, t.Any], architecture: str) -> bool:
+    return any(
+        gpu["architecture"] == architecture and not proprietary_modules_support(architecture, gpu["form_factor"])
+        for gpu in gpus(host)
+    )
 
 
 def _module_finding(wishes: t.Mapping[str, t.Any], message: str, allowed: str) -> Finding:
@@ -374,8 +391,11 @@ def _fabric_manager_wish(wishes: t.Mapping[str, t.Any], message: str, severity: 
     )
 
 
+def _named(host: t.Mapping[str, t.Any], names: t.Iterable[str]) -> str:
+    """Return "V100-PCIE-16GB (volta), H100-PCIe (hopper)" for the GPUs of these architectures."""
+    return ", ".join(f"{_models(host, name)} ({name})" for name in names)
+
+
 def _models(host: t.Mapping[str, t.Any], architecture: str) -> str:
-    names = dict.fromkeys(
-        gpu.get("model") or gpu["device_id"] for gpu in host["gpus"] if gpu.get("architecture") == architecture
-    )
-    return ", ".join(names)
+    known = (gpu for gpu in gpus(host) if gpu["architecture"] == architecture)
+    return ", ".join(dict.fromkeys(gpu["model"] or f"10de:{gpu['device']}" for gpu in known))

@@ -25,7 +25,7 @@ import typing as t
 Finding = dict[str, str]
 
 
-def finding(check: str, value: t.Any, message: str, allowed: str, variable: str, severity: str = "error") -> Finding:
+def finding(check: str, value: t.Any, message: str, allowed: str, variable: str, *, severity: str = "error") -> Finding:
     return {
         "check": check,
         "severity": severity,

@@ -87,16 +87,14 @@ def plan(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str
 
 def topology(host: t.Mapping[str, t.Any]) -> list[Node]:
     """Return the host's NUMA nodes with their cores, memory and number of GPUs."""
-    gpus = [gpu.get("numa_node") for gpu in host["gpus"]]
-    cores = [tuple(core) for core in host["cpu"]["cores"]]
     return [
         Node(
             number=node["node"],
-            cores=tuple(core for core in cores if core[0] in cpus_from_list(node["cpus"])),
-            memory_mib=node["memory_mib"],
-            gpus=gpus.count(node["node"]),
+            cores=tuple(tuple(core["cpus"]) for core in host["cpu"]["cores"] if core["numa_node"] == node["node"]),
+            memory_mib=(node["memory_bytes"] or 0) // BYTES["Mi"],
+            gpus=len(node["gpus"]),
         )
-        for node in host["numa"]["nodes"]
+        for node in host["numa"]
     ]
 
 
@@ -139,7 +137,7 @@ def _texts(options: t.Mapping[str, t.Any] | None) -> dict[str, str]:
 
 
 def _numa_limit(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str, str]:
-    count = len(host["numa"]["nodes"])
+    count = len(host["numa"])
     if wishes["topology_manager_policy"] == "none" or count <= NUMA_NODES_WITHOUT_OPTION:
         return {}
     return {"max-allowable-numa-nodes": str(count)}
@@ -232,8 +230,8 @@ def _cpu_list_refusals(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any
 
 
 def _reserved_mib(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> int:
-    """kubeReserved + systemReserved + the hard eviction threshold: what the memory manager wants its nodes to add up
-    to.""" return sum(_memory_parts(host, wishes).values()) // BYTES["Mi"]
+    """kubeReserved + systemReserved + the hard eviction threshold: what reservedMemory has to add up to."""
+    return sum(_memory_parts(host, wishes).values()) // BYTES["Mi"]
 
 
 def _memory_parts(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str, int]:

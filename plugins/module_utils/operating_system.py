@@ -21,4 +21,4 @@ def operating_system(host: t.Mapping[str, t.Any]) -> tuple[str, str]:
 
 def package_format(host: t.Mapping[str, t.Any]) -> str:
     """Return apt or yum, in the words of onprem.gpu.repository_info."""
-    return "yum" if operating_system(host)[0] == "el" else "apt"
+    return "yum" if host["os"]["family"] == "redhat" else "apt"
