@@ -1,0 +1,99 @@
+# Copyright: Contributors to the onprem.gpu collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""NVIDIA's driver on a host: its packages, the module that is loaded, the one on disk, and who uses it."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.onprem.gpu.plugins.module_utils.host import Host
+from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages import Package
+
+LOADED_MODULES = "/proc/modules"
+LOADED_VERSION = "/sys/module/nvidia/version"
+# "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (...)"
+# "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023"
+DRIVER_BANNER = "/proc/driver/nvidia/version"
+BANNER_VERSION = re.compile(r"Kernel Module\s+(?:for\s+\S+\s+)?(\d+(?:\.\d+)+)")
+DEVICE_PREFIX = "/dev/nvidia"
+
+# Packages that carry one version with the driver, by the names of NVIDIA's, Debian's, Ubuntu's and RPM repositories.
+DRIVER_PACKAGE = re.compile(r"nvidia|^cuda-drivers|^libcuda1|^libcudadebugger1|^libnvcuvid1|^libnvoptix1|^libnvsdm")
+# What has NVIDIA in its name and goes its own way: container toolkit, CUDA, file system and MIG tools, pinning.
+OTHER_PACKAGE = re.compile(r"container|docker|pinning|^dnf-plugin|^nvidia-(cuda|cudnn|fs|gds|mig-manager|mlnx|release)")
+OPEN_LICENSES = ("Dual MIT/GPL", "GPL")
+
+
+class LoadedModule(t.NamedTuple):
+    """A line of /proc/modules: how many users it has, and which of them are modules."""
+
+    name: str
+    references: int
+    dependents: tuple[str, ...]
+
+
+def read_driver(host: Host, packages: t.Sequence[Package]) -> dict[str, t.Any]:
+    """The driver as installed and as loaded; every version may be missing."""
+    loaded = loaded_modules(host)
+    on_disk = _module_on_disk(host)
+    nvidia = [name for name in loaded if name == "nvidia" or name.startswith("nvidia_")]
+    return {
+        "packages": {package.name: package.version for package in packages if is_driver_package(package)},
+        "held": [package.name for package in packages if is_driver_package(package) and package.held],
+        "module_version": loaded_driver_version(host),
+        "installed_module_version": on_disk.get("version"),
+        "flavour": _flavour(host.read_text(DRIVER_BANNER), on_disk.get("license")),
+        "nouveau_loaded": "nouveau" in loaded,
+        "modules": sorted(nvidia),
+        "users": host.open_files(DEVICE_PREFIX) if _in_use(loaded) else [],
+    }
+
+
+def is_driver_package(package: Package) -> bool:
+    """Whether an installed package belongs to the set that must be at the driver's version."""
+    return package.installed and bool(DRIVER_PACKAGE.search(package.name)) and not OTHER_PACKAGE.search(package.name)
+
+
+def loaded_modules(host: Host) -> dict[str, LoadedModule]:
+    """The loadable kernel modules that are loaded, by name."""
+    rows = [line.split() for line in (host.read_text(LOADED_MODULES) or "").splitlines()]
+    modules = [
+        LoadedModule(row[0], int(row[2]) if row[2].isdigit() else 0, tuple(filter(None, row[3].strip("-").split(","))))
+        for row in rows
+        if len(row) > 3
+    ]
+    return {module.name: module for module in modules}
+
+
+def loaded_driver_version(host: Host) -> str | None:
+    """Version of the nvidia module that is loaded, or None."""
+    banner = BANNER_VERSION.search(host.read_text(DRIVER_BANNER) or "")
+    return host.read_value(LOADED_VERSION) or (banner.group(1) if banner else None)
+
+
+def _in_use(loaded: t.Mapping[str, LoadedModule]) -> bool:
+    """Whether anything but other modules holds one of the driver's: looking through all processes is dear."""
+    return any(
+        module.references > len(module.dependents) for name, module in loaded.items() if name.startswith("nvidia")
+    )
+
+
+def _module_on_disk(host: Host) -> dict[str, str]:
+    """What modinfo says of the module the next load would take; {} when there is none."""
+    result = host.run(("modinfo", "nvidia"))
+    if result is None or result.rc != 0:
+        return {}
+    pairs = (line.partition(":") for line in result.stdout.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs if name.strip() in ("version", "license")}
+
+
+def _flavour(banner: str | None, license_on_disk: str | None) -> str | None:
+    """open or proprietary, of the loaded module, else of the one on disk; None when there is neither."""
+    if banner and "NVRM" in banner:
+        return "open" if "Open Kernel Module" in banner else "proprietary"
+    if license_on_disk is None:
+        return None
+    return "open" if license_on_disk in OPEN_LICENSES else "proprietary"
