@@ -4,7 +4,7 @@
 """What happened in a playbook run, one JSON object a line, for tests/observe.py to read.
 
 Each line has event (play, task, result, item), seconds since the start, and for results: host, role, task, status (ok,
-changed, failed, ignored, unreachable, skipped), item (the loop's label) and the result itself.
+changed, failed, ignored, unreachable, skipped), item (the loop's label), the module's arguments and the result itself.
 """
 
 from __future__ import annotations
@@ -75,11 +75,13 @@ class CallbackModule(CallbackBase):
 
     def _write_result(self, event: str, result: t.Any, status: str) -> None:
         content = dict(result.result)
-        content.pop("invocation", None)
+        arguments = content.pop("invocation", {}).get("module_args")
         if content.get("_ansible_no_log"):
             content = {"changed": content.get("changed", False), "msg": "hidden by no_log"}
+            arguments = None
         label = content.get("_ansible_item_label", content.get("item"))
-        self._write(event, host=result.host.get_name(), status=status, item=label, result=content, **named(result.task))
+        where = {"host": result.host.get_name(), **named(result.task)}
+        self._write(event, **where, status=status, item=label, arguments=arguments, result=content)
 
     def _write(self, event: str, **content: t.Any) -> None:
         line = {"event": event, "seconds": round(time.monotonic() - self._started, 3), **content}
