@@ -13,8 +13,8 @@ options:
     description:
       - Path to a kubeconfig file, or its content as a dictionary.
       - The environment variable E(K8S_AUTH_KUBECONFIG) is used when the option is not set.
-      - Without any of O(kubeconfig), O(context) and O(host) with credentials, the service account of the pod the controller runs in
-        is used, and outside of a pod the file of E(KUBECONFIG) or C(~/.kube/config).
+      - Without any of O(kubeconfig), O(context) and O(host) with credentials, the service account of the pod the
+        controller runs in is used, and outside of a pod the file of E(KUBECONFIG) or C(~/.kube/config).
     type: raw
   context:
     description:
@@ -39,8 +39,10 @@ options:
     aliases: [ssl_ca_cert]
   validate_certs:
     description:
-      - Whether the server's certificate is checked. Default is what the kubeconfig says, which is V(true) unless it says otherwise.
-      - The environment variables E(K8S_AUTH_VALIDATE_CERTS) and E(K8S_AUTH_VERIFY_SSL) are used when the option is not set.
+      - Whether the server's certificate is checked. Default is what the kubeconfig says, which is V(true) unless it
+        says otherwise.
+      - The environment variables E(K8S_AUTH_VALIDATE_CERTS) and E(K8S_AUTH_VERIFY_SSL) are used when the option is not
+        set.
     type: bool
     aliases: [verify_ssl]
   client_cert:
@@ -73,7 +75,8 @@ options:
   impersonate_groups:
     description:
       - Groups to act as.
-      - The environment variable E(K8S_AUTH_IMPERSONATE_GROUPS) is used when the option is not set; separate groups with commas there.
+      - The environment variable E(K8S_AUTH_IMPERSONATE_GROUPS) is used when the option is not set; separate groups with
+        commas there.
     type: list
     elements: str
 requirements:

@@ -8,7 +8,8 @@ themselves go straight to its connection pool. Its own retries are hidden, diffe
 ``Cluster`` has one policy for all and counts what it sends:
 
 - reads are repeated until an answer comes or the patience is over;
-- a write is sent once; when its outcome is unknown (connection lost, 5xx) ``OutcomeUnknown`` says so and the caller looks;
+- a write is sent once; when its outcome is unknown (connection lost, 5xx) ``OutcomeUnknown`` says so and the caller
+  looks;
 - 429 means the server has done nothing yet: every thread waits as long as it asks, then the request is sent again;
 - 401 means fresh credentials are fetched once.
 
@@ -36,7 +37,7 @@ try:
     import urllib3
     import urllib3.exceptions
 except ImportError:
-    LIBRARY_TRACEBACK: t.Optional[str] = traceback.format_exc()
+    LIBRARY_TRACEBACK: str | None = traceback.format_exc()
 else:
     LIBRARY_TRACEBACK = None
 
@@ -65,7 +66,10 @@ Headers = t.Mapping[str, str]
 
 
 class ClusterError(Exception):
-    """Something a user has to know. ``reason`` is one of not_found, forbidden, conflict, timeout, refused, api_unavailable."""
+    """Something a user has to know.
+
+    ``reason`` is one of not_found, forbidden, conflict, timeout, refused, api_unavailable.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -89,7 +93,7 @@ class Answer:
     """What the server said. ``data`` is the decoded JSON; {} when the body was not a JSON object."""
 
     status: int
-    data: t.Dict[str, t.Any] = field(default_factory=dict)
+    data: dict[str, t.Any] = field(default_factory=dict)
     headers: Headers = field(default_factory=dict)
     text: str = ""
 
@@ -102,7 +106,7 @@ class Answer:
         return self.data.get("message") or self.text.strip()[:500] or f"HTTP {self.status}"
 
     @property
-    def retry_after(self) -> t.Optional[float]:
+    def retry_after(self) -> float | None:
         value = self.headers.get("Retry-After", "")
         return float(value) if value.isdigit() else None
 
@@ -118,10 +122,12 @@ class Transport(t.Protocol):
 
     where: str
 
-    def send(self, method: str, path: str, headers: Headers, body: t.Optional[bytes]) -> Answer:
+    def send(self, method: str, path: str, headers: Headers, body: bytes | None) -> Answer:
         """One request, no retry. Raises NotSent, Lost or ClusterError (TLS)."""
 
-    def stream(self, path: str, headers: Headers, read_seconds: float) -> t.ContextManager[t.Tuple[int, t.Iterator[bytes]]]:
+    def stream(
+        self, path: str, headers: Headers, read_seconds: float
+    ) -> t.ContextManager[tuple[int, t.Iterator[bytes]]]:
         """One GET whose body is read line by line. Raises NotSent or Lost, also while reading."""
 
     def renew(self) -> None:
@@ -129,7 +135,7 @@ class Transport(t.Protocol):
 
 
 class TokenBucket:
-    """Lets ``rate`` requests a second through, ``burst`` at once, for all threads together; can be stopped for a while."""
+    """Lets ``rate`` requests a second through, ``burst`` at once, for all threads together; can be closed."""
 
     def __init__(
         self,
@@ -172,7 +178,7 @@ class Cluster:
         transport: Transport,
         clock: t.Callable[[], float] = time.monotonic,
         sleep: t.Callable[[float], None] = time.sleep,
-        bucket: t.Optional[TokenBucket] = None,
+        bucket: TokenBucket | None = None,
     ) -> None:
         self._transport = transport
         self._clock, self._sleep = clock, sleep
@@ -189,8 +195,8 @@ class Cluster:
         return self._transport.where
 
     @property
-    def http(self) -> t.Dict[str, t.Any]:
-        """What was sent so far: requests (repeated ones included), retries, seconds spent waiting for the rate limit."""
+    def http(self) -> dict[str, t.Any]:
+        """What was sent so far: requests, how many were repeated, seconds spent waiting for the rate limit."""
         return {
             "requests": self._requests,
             "retries": self._retries,
@@ -199,24 +205,24 @@ class Cluster:
 
     # --- requests ---
 
-    def get(self, path: str, query: t.Optional[Query] = None) -> Answer:
+    def get(self, path: str, query: Query | None = None) -> Answer:
         return self.request("GET", path, query)
 
-    def patch(self, path: str, body: t.Mapping[str, t.Any], query: t.Optional[Query] = None) -> Answer:
+    def patch(self, path: str, body: t.Mapping[str, t.Any], query: Query | None = None) -> Answer:
         return self.request("PATCH", path, query, body, MERGE_PATCH)
 
     def request(
         self,
         method: str,
         path: str,
-        query: t.Optional[Query] = None,
-        body: t.Optional[t.Mapping[str, t.Any]] = None,
+        query: Query | None = None,
+        body: t.Mapping[str, t.Any] | None = None,
         content_type: str = JSON,
     ) -> Answer:
         """Send one request and return the server's answer, good or bad.
 
-        Raises OutcomeUnknown for a write whose fate is not known, ClusterError when the server stays out of reach, turns
-        requests away for too long or rejects the credentials.
+        Raises OutcomeUnknown for a write whose fate is not known, ClusterError when the server stays out of reach,
+        turns requests away for too long or rejects the credentials.
         """
         url = f"{path}?{urlencode(query)}" if query else path
         headers = {"Accept": JSON, **({"Content-Type": content_type} if body is not None else {})}
@@ -247,13 +253,13 @@ class Cluster:
             else:
                 return answer
 
-    def list_pages(self, path: str, query: t.Optional[Query] = None) -> t.Iterator[t.Dict[str, t.Any]]:
+    def list_pages(self, path: str, query: Query | None = None) -> t.Iterator[dict[str, t.Any]]:
         """The pages of a list, 500 objects each, as they come.
 
         A list that takes so long that its continue token expires goes on from the latest state (the token the server
         offers with the 410): good enough where each write carries the version it was computed from.
         """
-        position: t.Dict[str, str] = {}
+        position: dict[str, str] = {}
         while True:
             answer = self.get(path, {**(query or {}), "limit": PAGE_SIZE, **position})
             if answer.status == 410 and (answer.data.get("metadata") or {}).get("continue"):
@@ -265,11 +271,11 @@ class Cluster:
                 return
             position = {"continue": page["metadata"]["continue"]}
 
-    def watch(self, path: str, query: Query, seconds: float) -> t.Iterator[t.Dict[str, t.Any]]:
+    def watch(self, path: str, query: Query, seconds: float) -> t.Iterator[dict[str, t.Any]]:
         """The objects there are, as ADDED events, then what happens to them, for at most this long.
 
-        Ends earlier when the connection breaks or the server is too busy; the caller starts over while it still waits, and
-        loses nothing because each watch begins with the whole state. Raises ClusterError for refusals.
+        Ends earlier when the connection breaks or the server is too busy; the caller starts over while it still waits,
+        and loses nothing because each watch begins with the whole state. Raises ClusterError for refusals.
         """
         seconds = max(1, int(seconds))
         parameters = urlencode({**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": seconds})
@@ -296,12 +302,14 @@ class Cluster:
 
     # --- judging answers ---
 
-    def demand(self, answer: Answer, what: str) -> t.Dict[str, t.Any]:
+    def demand(self, answer: Answer, what: str) -> dict[str, t.Any]:
         """The data of a good answer. Raises ClusterError for any other, saying what was tried and where."""
         if answer.ok and answer.data:
             return answer.data
         if answer.ok:
-            raise ClusterError("refused", f"{self.where} is not an API server: it answered {answer.text[:80]!r} to {what}.")
+            raise ClusterError(
+                "refused", f"{self.where} is not an API server: it answered {answer.text[:80]!r} to {what}."
+            )
         raise self.failure(answer, what)
 
     def failure(self, answer: Answer, what: str) -> ClusterError:
@@ -309,8 +317,8 @@ class Cluster:
         if answer.status == 403:
             return ClusterError(
                 "forbidden",
-                f"Not allowed to {what}: {answer.message}. Sent to {self.where}. Grant that verb to this user, or use credentials "
-                "that have it.",
+                f"Not allowed to {what}: {answer.message}. Sent to {self.where}. Grant that verb to this user, or use "
+                "credentials that have it.",
             )
         reasons = {404: "not_found", 409: "conflict", 410: "conflict"}
         return ClusterError(
@@ -330,16 +338,17 @@ class Cluster:
         if answer.retry_after:
             self._bucket.close_for(answer.retry_after * random.uniform(1, 1.25))
 
-    def _wait_for_next(self, attempts: _Attempts, failure: str, throttled: t.Optional[Answer] = None) -> None:
+    def _wait_for_next(self, attempts: _Attempts, failure: str, throttled: Answer | None = None) -> None:
         """Wait before the next try (a throttling server stops all threads), or give up when patience is over."""
         patience = PATIENCE_SECONDS if self._reached else FIRST_CONTACT_SECONDS
         pause = attempts.next_pause(throttled.retry_after if throttled else None)
         if attempts.elapsed + pause > patience:
             raise ClusterError(
                 "api_unavailable",
-                f"No usable answer from {self.where} within {attempts.elapsed:.0f} s ({attempts.made} tries): {failure}. Check that "
-                "the server runs and can be reached from the controller, and that the address is right (options kubeconfig, "
-                "context and host, or K8S_AUTH_KUBECONFIG, K8S_AUTH_CONTEXT and K8S_AUTH_HOST).",
+                f"No usable answer from {self.where} within {attempts.elapsed:.0f} s ({attempts.made} tries): "
+                f"{failure}. Check that the server runs and can be reached from the controller, and that the address "
+                "is right (options kubeconfig, context and host, or K8S_AUTH_KUBECONFIG, K8S_AUTH_CONTEXT and "
+                "K8S_AUTH_HOST).",
             )
         if throttled:
             self._bucket.close_for(pause)
@@ -354,8 +363,9 @@ class Cluster:
                 return
         raise ClusterError(
             "forbidden",
-            f"{self.where} does not accept the credentials: {answer.message} (HTTP 401). The token or client certificate has "
-            "expired or belongs to another cluster. Log in again or fetch a new kubeconfig, then run this again.",
+            f"{self.where} does not accept the credentials: {answer.message} (HTTP 401). The token or client "
+            "certificate has expired or belongs to another cluster. Log in again or fetch a new kubeconfig, then run "
+            "this again.",
         )
 
 
@@ -371,14 +381,14 @@ class _Attempts:
     def elapsed(self) -> float:
         return self._clock() - self._started
 
-    def next_pause(self, retry_after: t.Optional[float]) -> float:
+    def next_pause(self, retry_after: float | None) -> float:
         """Seconds until the next try: what the server asked for, or 1 s doubling to 15 s; up to a quarter more."""
         self.made += 1
         wanted = min(15.0, 2.0 ** (self.made - 1)) if retry_after is None else retry_after
         return wanted * (1 + self._chance() / 4)
 
 
-def _decoded(body: bytes) -> t.Dict[str, t.Any]:
+def _decoded(body: bytes) -> dict[str, t.Any]:
     try:
         data = json.loads(body)
     except ValueError:
@@ -402,7 +412,7 @@ class KubernetesTransport:
         self._pool = kubernetes.client.rest.RESTClientObject(self._configuration).pool_manager
         self.where = f"{self._configuration.host} ({_credentials_text(self._options)})"
 
-    def send(self, method: str, path: str, headers: Headers, body: t.Optional[bytes]) -> Answer:
+    def send(self, method: str, path: str, headers: Headers, body: bytes | None) -> Answer:
         with self._translated_errors():
             response = self._pool.request(
                 method,
@@ -418,9 +428,7 @@ class KubernetesTransport:
         )
 
     @contextlib.contextmanager
-    def stream(
-        self, path: str, headers: Headers, read_seconds: float
-    ) -> t.Iterator[t.Tuple[int, t.Iterator[bytes]]]:
+    def stream(self, path: str, headers: Headers, read_seconds: float) -> t.Iterator[tuple[int, t.Iterator[bytes]]]:
         with self._translated_errors():
             response = self._pool.request(
                 "GET",
@@ -464,7 +472,9 @@ class KubernetesTransport:
         except urllib3.exceptions.ProxyError as error:
             raise NotSent(f"proxy: {_last_part(error)}") from error
         except (urllib3.exceptions.LocationValueError, UnicodeError) as error:
-            raise ClusterError("refused", f"{self._configuration.host} is not an address of an API server: {error}") from error
+            raise ClusterError(
+                "refused", f"{self._configuration.host} is not an address of an API server: {error}"
+            ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Lost(str(error)) from error
 
@@ -484,9 +494,11 @@ def _last_part(error: Exception) -> str:
 
 
 def _configuration(options: t.Mapping[str, t.Any]) -> t.Any:
-    """The library's configuration, found in the order kubernetes.core uses: options, kubeconfig, in-cluster, default file."""
+    """Found in the order kubernetes.core uses: options, kubeconfig, in-cluster, default file."""
     configuration = kubernetes.client.Configuration()
-    complete = options.get("host") and (options.get("api_key") or (options.get("client_cert") and options.get("client_key")))
+    complete = options.get("host") and (
+        options.get("api_key") or (options.get("client_cert") and options.get("client_key"))
+    )
     if not complete:
         _load_configuration(options, configuration)
     overrides = {
@@ -527,8 +539,8 @@ def _load_configuration(options: t.Mapping[str, t.Any], configuration: t.Any) ->
     except Exception as error:  # the library lets KeyError, YAMLError, OSError and TypeError through besides its own
         raise ClusterError(
             "refused",
-            f"Cannot use the {_credentials_text(options)}: {error}. Set kubeconfig (or K8S_AUTH_KUBECONFIG) to the file of your "
-            "cluster and context (or K8S_AUTH_CONTEXT) to one of its contexts.",
+            f"Cannot use the {_credentials_text(options)}: {error}. Set kubeconfig (or K8S_AUTH_KUBECONFIG) to the "
+            "file of your cluster and context (or K8S_AUTH_CONTEXT) to one of its contexts.",
         ) from error
 
 
@@ -536,21 +548,23 @@ def _credentials_text(options: t.Mapping[str, t.Any]) -> str:
     kubeconfig, context = options.get("kubeconfig"), options.get("context")
     if options.get("host") and not kubeconfig and not context:
         return "credentials given as options"
-    source = "kubeconfig given as data" if isinstance(kubeconfig, dict) else f"kubeconfig {kubeconfig or DEFAULT_KUBECONFIG}"
+    source = (
+        "kubeconfig given as data" if isinstance(kubeconfig, dict) else f"kubeconfig {kubeconfig or DEFAULT_KUBECONFIG}"
+    )
     return f"{source}, context {context}" if context else source
 
 
 # --- For modules ----------------------------------------------------------------------------------------------------
 
 
-def _option(name: str, *older_names: str, **specification: t.Any) -> t.Dict[str, t.Any]:
+def _option(name: str, *older_names: str, **specification: t.Any) -> dict[str, t.Any]:
     variables = [f"K8S_AUTH_{each.upper()}" for each in (name, *older_names)]
     aliases = {"aliases": list(older_names)} if older_names else {}
     return {"fallback": (env_fallback, variables), **aliases, **specification}
 
 
 # Names and environment variables are those of the kubernetes.core collection; documented in doc_fragments/cluster.py.
-AUTHENTICATION_OPTIONS: t.Dict[str, t.Dict[str, t.Any]] = {
+AUTHENTICATION_OPTIONS: dict[str, dict[str, t.Any]] = {
     "kubeconfig": _option("kubeconfig", type="raw", no_log=True),
     "context": _option("context", type="str"),
     "host": _option("host", type="str"),
@@ -567,7 +581,7 @@ AUTHENTICATION_OPTIONS: t.Dict[str, t.Dict[str, t.Any]] = {
 
 
 def open_cluster(module: AnsibleModule) -> Cluster:
-    """The cluster a module's options speak of; fails the module when the library is missing or the options are unusable."""
+    """The cluster a module's options speak of. Ends the module when that cannot be used."""
     if LIBRARY_TRACEBACK is not None:
         module.fail_json(msg=missing_required_lib("kubernetes"), exception=LIBRARY_TRACEBACK)
     options = {name: module.params[name] for name in AUTHENTICATION_OPTIONS}
@@ -579,11 +593,11 @@ def open_cluster(module: AnsibleModule) -> Cluster:
         raise
 
 
-def secrets_of(options: t.Mapping[str, t.Any]) -> t.Set[str]:
+def secrets_of(options: t.Mapping[str, t.Any]) -> set[str]:
     """What must not show in results.
 
-    AnsibleModule would take a kubeconfig's path for a secret (and messages could not name the file), and every name in a
-    kubeconfig given as data too: a cluster called "kubernetes" would black out half of each label.
+    AnsibleModule would take a kubeconfig's path for a secret (and messages could not name the file), and every name in
+    a kubeconfig given as data too: a cluster called "kubernetes" would black out half of each label.
     """
     secrets = {options["api_key"]} if options.get("api_key") else set()
     kubeconfig = options.get("kubeconfig")

@@ -15,8 +15,8 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
-Node = t.Dict[str, t.Any]
-Patch = t.Dict[str, t.Any]
+Node = dict[str, t.Any]
+Patch = dict[str, t.Any]
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 ANNOTATIONS_MAX_BYTES = 256 * 1024
@@ -43,10 +43,13 @@ class ForeignValue(Exception):
 
 @dataclass(frozen=True)
 class TaintWish:
-    """One taint that should be there, or should not. Without an effect an absent taint means every effect of the key."""
+    """One taint that should be there, or should not.
+
+    Without an effect an absent taint means every effect of the key.
+    """
 
     key: str
-    effect: t.Optional[str]
+    effect: str | None
     value: str = ""
     present: bool = True
 
@@ -58,10 +61,10 @@ class TaintWish:
 class Wish:
     """What one node should carry. A label or annotation of None should be gone; unschedulable None is left alone."""
 
-    labels: t.Mapping[str, t.Optional[str]] = field(default_factory=dict)
-    annotations: t.Mapping[str, t.Optional[str]] = field(default_factory=dict)
-    taints: t.Tuple[TaintWish, ...] = ()
-    unschedulable: t.Optional[bool] = None
+    labels: t.Mapping[str, str | None] = field(default_factory=dict)
+    annotations: t.Mapping[str, str | None] = field(default_factory=dict)
+    taints: tuple[TaintWish, ...] = ()
+    unschedulable: bool | None = None
 
     def over(self, common: Wish) -> Wish:
         """This wish on top of a common one; where both speak of the same thing this one counts."""
@@ -84,17 +87,15 @@ def _same_taint(one: TaintWish, other: TaintWish) -> bool:
 def parse_wish(raw: t.Mapping[str, t.Any], where: str = "") -> Wish:
     """Check what a user wrote and make it a wish.
 
-    ``raw`` has the keys labels, annotations, taints and unschedulable, each optional or None; ``where`` says in messages
-    which entry it is ("nodes[2] (gpu-1)"). Raises WishError with everything that is wrong, not only the first.
+    ``raw`` has the keys labels, annotations, taints and unschedulable, each optional or None; ``where`` says in
+    messages which entry it is ("nodes[2] (gpu-1)"). Raises WishError with everything that is wrong, not only the first.
     """
     prefix = f"{where}: " if where else ""
-    problems: t.List[str] = []
+    problems: list[str] = []
     labels = raw.get("labels") or {}
     annotations = raw.get("annotations") or {}
     taints = raw.get("taints") or []
-    problems += _text_problems("label", labels) + _label_problems(labels)
-    problems += _text_problems("annotation", annotations) + _annotation_problems(annotations)
-    problems += _taint_problems(taints)
+    problems += _label_problems(labels) + _annotation_problems(annotations) + _taint_problems(taints)
     if problems:
         raise WishError([prefix + problem for problem in problems])
     return Wish(
@@ -105,7 +106,7 @@ def parse_wish(raw: t.Mapping[str, t.Any], where: str = "") -> Wish:
     )
 
 
-def _as_text(values: t.Mapping[str, t.Any]) -> t.Dict[str, t.Optional[str]]:
+def _as_text(values: t.Mapping[str, t.Any]) -> dict[str, str | None]:
     return {key: None if value is None else str(value) for key, value in values.items()}
 
 
@@ -119,38 +120,36 @@ def _taint_wish(raw: t.Mapping[str, t.Any]) -> TaintWish:
     )
 
 
-def _text_problems(what: str, values: t.Mapping[str, t.Any]) -> t.List[str]:
-    """Integers are taken (templates give them for counts); YAML's true, 1.10 and lists do not say which text is meant."""
+def _type_problems(what: str, key: t.Any, value: t.Any) -> list[str]:
+    """Integers are taken (templates give them for counts); YAML's true and 1.10 do not say which text is meant."""
+    if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
+        return []
     return [
-        f"{what} {key} has the value {value!r} of type {type(value).__name__}; write it in quotes as the text you mean, "
-        "or null to remove it"
-        for key, value in values.items()
-        if isinstance(value, bool) or not isinstance(value, (str, int, type(None)))
+        f"{what} {key} has the value {value!r} of type {type(value).__name__}; write it in quotes as the text you mean"
     ]
 
 
-def _label_problems(labels: t.Mapping[str, t.Any]) -> t.List[str]:
+def _label_problems(labels: t.Mapping[str, t.Any]) -> list[str]:
     problems = []
     for key, value in labels.items():
         problems += key_problems("label", key)
-        if isinstance(value, str):
-            problems += value_problems("label", key, value)
+        problems += _type_problems("label", key, value) or value_problems("label", key, value)
     return problems
 
 
-def _annotation_problems(annotations: t.Mapping[str, t.Any]) -> t.List[str]:
+def _annotation_problems(annotations: t.Mapping[str, t.Any]) -> list[str]:
     problems = []
-    for key in annotations:
-        problems += key_problems("annotation", key, case_matters=False)
+    for key, value in annotations.items():
+        problems += key_problems("annotation", key, case_matters=False) + _type_problems("annotation", key, value)
     size = sum(len(str(key).encode()) + len(str(value).encode()) for key, value in annotations.items())
     if size > ANNOTATIONS_MAX_BYTES:
         problems.append(f"annotations take {size} bytes together; allowed are {ANNOTATIONS_MAX_BYTES}")
     return problems
 
 
-def _taint_problems(taints: t.Sequence[t.Mapping[str, t.Any]]) -> t.List[str]:
-    problems: t.List[str] = []
-    seen: t.List[TaintWish] = []
+def _taint_problems(taints: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    problems: list[str] = []
+    seen: list[TaintWish] = []
     for raw in taints:
         key, effect, value = raw.get("key"), raw.get("effect"), raw.get("value")
         present = raw.get("state", "present") != "absent"
@@ -159,8 +158,7 @@ def _taint_problems(taints: t.Sequence[t.Mapping[str, t.Any]]) -> t.List[str]:
             problems.append(f"taint {key} has no effect; allowed are {', '.join(EFFECTS)}")
         if effect is not None and effect not in EFFECTS:
             problems.append(f"taint {key} has the effect {effect!r}; allowed are {', '.join(EFFECTS)}")
-        if value is not None:
-            problems += value_problems("taint", key, str(value))
+        problems += _type_problems("taint", key, value) or value_problems("taint", key, value)
         wish = TaintWish(str(key), effect, present=present)
         if any(_same_taint(wish, earlier) for earlier in seen):
             problems.append(f"taint {key} with effect {effect} is wished for twice; name each key and effect once")
@@ -168,8 +166,11 @@ def _taint_problems(taints: t.Sequence[t.Mapping[str, t.Any]]) -> t.List[str]:
     return problems
 
 
-def key_problems(what: str, key: t.Any, case_matters: bool = True) -> t.List[str]:
-    """What is wrong with the key of a label, taint or annotation ([] = nothing). An annotation's prefix may be in capitals."""
+def key_problems(what: str, key: t.Any, case_matters: bool = True) -> list[str]:
+    """What is wrong with the key of a label, taint or annotation ([] = nothing).
+
+    An annotation's prefix may be in capitals.
+    """
     if not isinstance(key, str):
         return [f"{what} key {key!r} is not text; write it in quotes"]
     prefix, slash, name = key.rpartition("/")
@@ -182,14 +183,15 @@ def key_problems(what: str, key: t.Any, case_matters: bool = True) -> t.List[str
     return problems
 
 
-def value_problems(what: str, key: t.Any, value: str) -> t.List[str]:
-    """What is wrong with the value of a label or taint ([] = nothing)."""
-    if value == "" or (_NAME.fullmatch(value) and len(value) <= 63):
+def value_problems(what: str, key: t.Any, value: t.Any) -> list[str]:
+    """What is wrong with the value of a label or taint ([] = nothing); None means there is none."""
+    text = "" if value is None else str(value)
+    if text == "" or (_NAME.fullmatch(text) and len(text) <= 63):
         return []
     return [f"{what} {key} has the value {value!r}, which is not allowed: it must be {_VALUE_RULE}"]
 
 
-def node_name_problems(name: t.Any) -> t.List[str]:
+def node_name_problems(name: t.Any) -> list[str]:
     """What is wrong with the name of a Node object ([] = nothing)."""
     if isinstance(name, str) and _SUBDOMAIN.fullmatch(name) and len(name) <= 253:
         return []
@@ -199,11 +201,11 @@ def node_name_problems(name: t.Any) -> t.List[str]:
 # --- From a node and a wish to a patch ------------------------------------------------------------------------------
 
 
-def compute(node: Node, wish: Wish, overwrite: bool = True) -> t.Optional[Patch]:
+def compute(node: Node, wish: Wish, overwrite: bool = True) -> Patch | None:
     """The smallest merge patch that makes the node satisfy the wish; None when it already does.
 
-    Raises ForeignValue when a value would be replaced by another and ``overwrite`` is false. Removing what a user named is
-    not replacing.
+    Raises ForeignValue when a value would be replaced by another and ``overwrite`` is false. Removing what a user named
+    is not replacing.
     """
     metadata = {}
     for part, wanted in (("labels", wish.labels), ("annotations", wish.annotations)):
@@ -221,9 +223,7 @@ def compute(node: Node, wish: Wish, overwrite: bool = True) -> t.Optional[Patch]
     return patch or None
 
 
-def _differing_keys(
-    current: t.Mapping[str, str], wanted: t.Mapping[str, t.Optional[str]]
-) -> t.Dict[str, t.Optional[str]]:
+def _differing_keys(current: t.Mapping[str, str], wanted: t.Mapping[str, str | None]) -> dict[str, str | None]:
     return {key: value for key, value in wanted.items() if current.get(key) != value}
 
 
@@ -240,9 +240,9 @@ def _spec_patch(spec: t.Mapping[str, t.Any], wish: Wish) -> Patch:
 
 def wanted_taints(
     current: t.Sequence[t.Mapping[str, t.Any]], wishes: t.Sequence[TaintWish]
-) -> t.List[t.Mapping[str, t.Any]]:
+) -> list[t.Mapping[str, t.Any]]:
     """The node's taints with the wishes applied: everybody else's stay as and where they are, new ones come last."""
-    taints: t.List[t.Mapping[str, t.Any]] = []
+    taints: list[t.Mapping[str, t.Any]] = []
     for taint in current:
         wish = next((wish for wish in wishes if wish.means(taint)), None)
         if wish is None:
@@ -279,7 +279,7 @@ def _refuse_foreign_values(node: Node, wish: Wish) -> None:
         raise ForeignValue("; ".join(foreign))
 
 
-def patched(node: Node, patch: t.Optional[Patch]) -> Node:
+def patched(node: Node, patch: Patch | None) -> Node:
     """The node as the server would return it for the patch (RFC 7386), for predictions without a server."""
     return _merged(node, patch) if patch else node
 
@@ -299,17 +299,19 @@ def _merged(target: t.Any, patch: t.Any) -> t.Any:
 # --- For people -----------------------------------------------------------------------------------------------------
 
 
-def touched(node: Node, wish: Wish) -> t.Dict[str, t.Any]:
+def touched(node: Node, wish: Wish) -> dict[str, t.Any]:
     """What the node carries of the things the wish speaks of; for results and diffs."""
     spec = node.get("spec") or {}
-    view: t.Dict[str, t.Any] = {}
+    view: dict[str, t.Any] = {}
     for part, wanted in (("labels", wish.labels), ("annotations", wish.annotations)):
         current = node["metadata"].get(part) or {}
         if wanted:
             view[part] = {key: current[key] for key in sorted(wanted) if key in current}
     if wish.taints:
         view["taints"] = [
-            taint_text(taint) for taint in spec.get("taints") or [] if any(wished.means(taint) for wished in wish.taints)
+            taint_text(taint)
+            for taint in spec.get("taints") or []
+            if any(wished.means(taint) for wished in wish.taints)
         ]
     if wish.unschedulable is not None:
         view["unschedulable"] = bool(spec.get("unschedulable"))

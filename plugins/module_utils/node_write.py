@@ -35,15 +35,18 @@ Compute = t.Callable[[Node], t.Optional[Patch]]
 
 @dataclass(frozen=True)
 class Written:
-    """What became of one node. ``before`` is the node the last patch was computed from; ``error`` is None on success."""
+    """What became of one node.
+
+    ``before`` is the node the last patch was computed from; ``error`` is None on success.
+    """
 
     changed: bool
-    before: t.Optional[Node]
-    after: t.Optional[Node]
-    error: t.Optional[ClusterError] = None
+    before: Node | None
+    after: Node | None
+    error: ClusterError | None = None
 
 
-def read_selected(cluster: Cluster, label_selector: str) -> t.Dict[str, Node]:
+def read_selected(cluster: Cluster, label_selector: str) -> dict[str, Node]:
     """All nodes a label selector matches, by name."""
     return {
         node["metadata"]["name"]: node
@@ -52,13 +55,13 @@ def read_selected(cluster: Cluster, label_selector: str) -> t.Dict[str, Node]:
     }
 
 
-def read_named(cluster: Cluster, names: t.Collection[str]) -> t.Dict[str, Node]:
+def read_named(cluster: Cluster, names: t.Collection[str]) -> dict[str, Node]:
     """The nodes of these names that exist. Never more requests than the pages of the whole list.
 
-    One name is one GET. For more the list is read page by page, until all were seen or single GETs for the rest are cheaper
-    than the pages left.
+    One name is one GET. For more the list is read page by page, until all were seen or single GETs for the rest are
+    cheaper than the pages left.
     """
-    found: t.Dict[str, Node] = {}
+    found: dict[str, Node] = {}
     missing = set(names)
     if len(missing) > 1:
         for page in cluster.list_pages(NODES):
@@ -71,13 +74,13 @@ def read_named(cluster: Cluster, names: t.Collection[str]) -> t.Dict[str, Node]:
         else:
             return found
     for name in sorted(missing):
-        node = read_node(cluster, name)
-        if node is not None:
-            found[name] = node
+        single = read_node(cluster, name)
+        if single is not None:
+            found[name] = single
     return found
 
 
-def read_node(cluster: Cluster, name: str) -> t.Optional[Node]:
+def read_node(cluster: Cluster, name: str) -> Node | None:
     """One node, or None when there is no such node."""
     answer = cluster.get(f"{NODES}/{name}")
     return None if answer.status == 404 else _slim(cluster.demand(answer, f"get node {name}"))
@@ -98,15 +101,20 @@ def _slim(node: Node) -> Node:
         "metadata": node["metadata"],
         "spec": node.get("spec") or {},
         "status": {
-            part: status[part] for part in ("conditions", "nodeInfo", "addresses", "allocatable", "capacity") if part in status
+            part: status[part]
+            for part in ("conditions", "nodeInfo", "addresses", "allocatable", "capacity")
+            if part in status
         },
     }
 
 
 def write_all(
     cluster: Cluster, nodes: t.Mapping[str, Node], compute_for: t.Callable[[str], Compute], dry_run: bool = False
-) -> t.Dict[str, Written]:
-    """Bring each node where its compute function wants it; at most 8 at a time. One node's failure leaves the others alone."""
+) -> dict[str, Written]:
+    """Bring each node where its compute function wants it; at most 8 at a time.
+
+    One node's failure leaves the others alone.
+    """
     with ThreadPoolExecutor(max_workers=MAX_CONNECTIONS) as pool:
         jobs = {
             name: pool.submit(write, cluster, node, compute_for(name), dry_run=dry_run) for name, node in nodes.items()
@@ -123,8 +131,9 @@ def write(
 ) -> Written:
     """The one safe write: patch with the version the patch was computed from, at most five times.
 
-    ``compute`` is pure and sees the whole node; None means the goal is reached. ``dry_run`` lets the server judge (admission,
-    rights) without storing. Never raises ClusterError: it is in the result, with the truth about ``changed`` beside it.
+    ``compute`` is pure and sees the whole node; None means the goal is reached. ``dry_run`` lets the server judge
+    (admission, rights) without storing. Never raises ClusterError: it is in the result, with the truth about
+    ``changed`` beside it.
     """
     try:
         return _write(cluster, node, compute, dry_run, sleep)
@@ -134,12 +143,10 @@ def write(
         return Written(False, node, None, error)
 
 
-def _write(
-    cluster: Cluster, node: Node, compute: Compute, dry_run: bool, sleep: t.Callable[[float], None]
-) -> Written:
+def _write(cluster: Cluster, node: Node, compute: Compute, dry_run: bool, sleep: t.Callable[[float], None]) -> Written:
     name = node["metadata"]["name"]
     obstacle = ""
-    unsettled: t.Optional[Node] = None
+    unsettled: Node | None = None
     for attempt in range(ATTEMPTS):
         patch = compute(node)
         if patch is None:
@@ -162,8 +169,8 @@ def _write(
         return Written(unsettled is not None, unsettled or node, node)
     raise ClusterError(
         "conflict",
-        f"Could not write node {name} in {ATTEMPTS} tries: {obstacle}. Last writers: {', '.join(_managers(node)) or 'unknown'}. "
-        "Find out what keeps writing this node, or run again.",
+        f"Could not write node {name} in {ATTEMPTS} tries: {obstacle}. Last writers: {_last_writers(node)}. Find out "
+        "what keeps writing this node, or run again.",
     )
 
 
@@ -172,7 +179,7 @@ def _guarded(patch: Patch, node: Node) -> Patch:
     return {**patch, "metadata": {**patch.get("metadata", {}), **guard}}
 
 
-def _parameters(dry_run: bool) -> t.Dict[str, str]:
+def _parameters(dry_run: bool) -> dict[str, str]:
     parameters = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
     return {**parameters, "dryRun": "All"} if dry_run else parameters
 
@@ -183,8 +190,8 @@ def _verified(cluster: Cluster, before: Node, after: Node, compute: Compute, dry
         return Written(changed, before, after)
     name = before["metadata"]["name"]
     message = (
-        f"The API server took the patch of node {name} but stored something else: probably a mutating admission webhook of "
-        f"{cluster.where} puts values back. Exempt nodes from it, or wish for what it allows."
+        f"The API server took the patch of node {name} but stored something else: probably a mutating admission "
+        f"webhook of {cluster.where} puts values back. Exempt nodes from it, or wish for what it allows."
     )
     return Written(changed, before, after, ClusterError("refused", message))
 
@@ -197,8 +204,8 @@ def _same_node_again(cluster: Cluster, node: Node) -> Node:
     if fresh["metadata"]["uid"] != node["metadata"]["uid"]:
         raise ClusterError(
             "conflict",
-            f"Node {name} was replaced during this run (another uid now): nothing was written to the new one. Look why it was "
-            "registered again, then run again.",
+            f"Node {name} was replaced during this run (another uid now): nothing was written to the new one. Look "
+            "why it was registered again, then run again.",
         )
     return fresh
 
@@ -215,16 +222,17 @@ def _refusal(cluster: Cluster, answer: Answer, name: str, dry_run: bool) -> Clus
 def unknown_node(cluster: Cluster, name: str) -> ClusterError:
     return ClusterError(
         "not_found",
-        f"There is no node {name} in {cluster.where}; nodes are never created here. Check the spelling (gpu_node_name when it "
-        "differs from the inventory name), the cluster, and that the kubelet has registered.",
+        f"There is no node {name} in {cluster.where}; nodes are never created here. Check the spelling (gpu_node_name "
+        "when it differs from the inventory name), the cluster, and that the kubelet has registered.",
     )
 
 
-def _managers(node: Node) -> t.List[str]:
-    """Who wrote last, newest first, at most three."""
+def _last_writers(node: Node) -> str:
+    """The field managers that wrote last, newest first, at most three."""
     entries = node["metadata"].get("managedFields") or []
     newest_first = sorted(entries, key=lambda entry: entry.get("time", ""), reverse=True)
-    return list(dict.fromkeys(entry.get("manager", "?") for entry in newest_first))[:3]
+    names = dict.fromkeys(entry.get("manager", "?") for entry in newest_first)
+    return ", ".join(list(names)[:3]) or "unknown"
 
 
 def predicted(node: Node, compute: Compute) -> Written:
@@ -238,8 +246,8 @@ def predicted(node: Node, compute: Compute) -> Written:
 
 def _foreign(node: Node, error: ForeignValue) -> Written:
     message = (
-        f"Node {node['metadata']['name']} has other values and overwrite is false: {error}. Nothing was changed on it; set "
-        "overwrite to true to replace them."
+        f"Node {node['metadata']['name']} has other values and overwrite is false: {error}. Nothing was changed on "
+        "it; set overwrite to true to replace them."
     )
     return Written(False, node, None, ClusterError("refused", message))
 
@@ -249,7 +257,7 @@ def _foreign(node: Node, error: ForeignValue) -> Written:
 
 def wait_until_ready(
     cluster: Cluster, nodes: t.Mapping[str, Node], seconds: float, clock: t.Callable[[], float] = time.monotonic
-) -> t.Dict[str, Node]:
+) -> dict[str, Node]:
     """The nodes as they are when all are Ready or the time is over; no request when all are Ready already."""
     latest = dict(nodes)
     deadline = clock() + seconds
@@ -268,7 +276,7 @@ def is_ready(node: Node) -> bool:
     return ready_condition(node).get("status") == "True"
 
 
-def ready_condition(node: Node) -> t.Dict[str, t.Any]:
+def ready_condition(node: Node) -> dict[str, t.Any]:
     """The condition Ready; {} when the kubelet has not posted one yet."""
     conditions = (node.get("status") or {}).get("conditions") or []
     return next((condition for condition in conditions if condition["type"] == "Ready"), {})

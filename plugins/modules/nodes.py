@@ -10,11 +10,12 @@ module: nodes
 short_description: Set labels, taints, annotations and cordon of many Kubernetes nodes in one call
 version_added: 0.1.0
 description:
-  - Reads all nodes it is asked about in one list (pages of 500) and sends one patch for each node that differs. When nothing differs
-    nothing is sent.
-  - Each patch carries the version of the node it was computed from. When somebody else wrote the node in between, it is read and computed
-    again, so taints, labels and annotations of others are never lost.
-  - Only what is named is touched. Labels, annotations and taints that are not mentioned stay as they are, in their order.
+  - Reads all nodes it is asked about in one list (pages of 500) and sends one patch for each node that differs. When
+    nothing differs nothing is sent.
+  - Each patch carries the version of the node it was computed from. When somebody else wrote the node in between, it is
+    read and computed again, so taints, labels and annotations of others are never lost.
+  - Only what is named is touched. Labels, annotations and taints that are not mentioned stay as they are, in their
+    order.
   - Nodes are never created. A name without a node is an error of that name; the other nodes are written all the same.
 author:
   - Contributors to the onprem.gpu collection (@onprem-gpu)
@@ -34,7 +35,6 @@ options:
   names:
     description:
       - Nodes to which O(labels), O(annotations), O(taints) and O(unschedulable) apply.
-      - Exactly the nodes in O(names) and O(nodes) together are looked at, unless O(label_selector) chooses them.
     type: list
     elements: str
   label_selector:
@@ -44,7 +44,8 @@ options:
     type: str
   nodes:
     description:
-      - Nodes with wishes of their own. The options outside apply to them too; where both name the same key, the entry's counts.
+      - Nodes with wishes of their own. The options outside apply to them too; where both name the same key, the entry's
+        counts.
     type: list
     elements: dict
     suboptions:
@@ -71,7 +72,8 @@ options:
             description: Value of the taint. Default is none.
             type: raw
           effect:
-            description: Effect of the taint. Needed unless O(nodes[].taints[].state=absent), where none means all effects of the key.
+            description: Effect of the taint. Needed unless O(nodes[].taints[].state=absent), where none means all
+              effects of the key.
             type: str
             choices: [NoSchedule, PreferNoSchedule, NoExecute]
           state:
@@ -105,7 +107,8 @@ options:
         description: Value of the taint. Default is none.
         type: raw
       effect:
-        description: Effect of the taint. Needed unless O(taints[].state=absent), where none means all effects of the key.
+        description: Effect of the taint. Needed unless O(taints[].state=absent), where none means all effects of the
+          key.
         type: str
         choices: [NoSchedule, PreferNoSchedule, NoExecute]
       state:
@@ -119,20 +122,21 @@ options:
     type: bool
   overwrite:
     description:
-      - Whether a label, annotation or taint that has another value is given the wanted one. With V(false) such a node is left as it is and
-        reported as refused.
+      - Whether a label, annotation or taint that has another value is given the wanted one. With V(false) such a node
+        is left as it is and reported as refused.
     type: bool
     default: true
   check_mode_server:
     description:
-      - Whether check mode sends each patch as a dry run, so that admission and the user's rights are tested too. V(false) predicts from the
-        list alone.
+      - Whether check mode sends each patch as a dry run, so that admission and the user's rights are tested too.
+        V(false) predicts from the list alone.
     type: bool
     default: true
   joining:
     description:
-      - Nodes that do not exist yet and that an earlier step of the same play would have joined. In check mode they are treated as nodes with
-        these labels and taints instead of as unknown names. Outside of check mode this is not used.
+      - Nodes that do not exist yet and that an earlier step of the same play would have joined. In check mode they are
+        treated as nodes with these labels and taints instead of as unknown names. Outside of check mode this is not
+        used.
     type: list
     elements: dict
     default: []
@@ -210,8 +214,8 @@ nodes:
       description: Whether the node's condition Ready is true.
       type: bool
     reason:
-      description: Why the node failed; V(not_found), V(forbidden), V(conflict), V(timeout), V(refused) or V(api_unavailable). Only there on
-        failure.
+      description: Why the node failed; V(not_found), V(forbidden), V(conflict), V(timeout), V(refused) or
+        V(api_unavailable). Only there on failure.
       type: str
     msg:
       description: The failure for people. Only there on failure.
@@ -303,7 +307,11 @@ OPTIONS = {
     **WISH_OPTIONS,
     "names": {"type": "list", "elements": "str"},
     "label_selector": {"type": "str"},
-    "nodes": {"type": "list", "elements": "dict", "options": {"name": {"type": "str", "required": True}, **WISH_OPTIONS}},
+    "nodes": {
+        "type": "list",
+        "elements": "dict",
+        "options": {"name": {"type": "str", "required": True}, **WISH_OPTIONS},
+    },
     "overwrite": {"type": "bool", "default": True},
     "check_mode_server": {"type": "bool", "default": True},
     "joining": {"type": "list", "elements": "dict", "default": [], "options": JOINING_OPTIONS},
@@ -336,13 +344,18 @@ def main() -> None:
     report(module, cluster, dict(sorted(written.items())), wish_of)
 
 
-def wishes(params: t.Mapping[str, t.Any]) -> t.Tuple[Wish, t.Dict[str, Wish]]:
-    """The wish for every node and, by name, those of the nodes that have their own. Raises WishError with all problems."""
-    problems: t.List[str] = []
-    own: t.Dict[str, Wish] = {}
+def wishes(params: t.Mapping[str, t.Any]) -> tuple[Wish, dict[str, Wish]]:
+    """The wish for every node and, by name, those of the nodes that have their own.
+
+    Raises WishError with all problems.
+    """
+    problems: list[str] = []
+    own: dict[str, Wish] = {}
     common = Wish()
     if params["label_selector"] is not None and not params["label_selector"].strip():
-        problems.append("label_selector is empty, which would mean every node; give a selector, or list the nodes in names")
+        problems.append(
+            "label_selector is empty, which would mean every node; give a selector, or list the nodes in names"
+        )
     for name in params["names"] or []:
         problems += node_name_problems(name)
     try:
@@ -363,7 +376,7 @@ def wishes(params: t.Mapping[str, t.Any]) -> t.Tuple[Wish, t.Dict[str, Wish]]:
     return common, own
 
 
-def read(cluster: Cluster, module: AnsibleModule) -> t.Tuple[t.Dict[str, Node], t.List[str]]:
+def read(cluster: Cluster, module: AnsibleModule) -> tuple[dict[str, Node], list[str]]:
     """The nodes to look at, and the names that are no node."""
     if module.params["label_selector"]:
         return read_selected(cluster, module.params["label_selector"]), []
@@ -385,7 +398,7 @@ def registering(entry: t.Mapping[str, t.Any]) -> Node:
 
 def bring_about(
     cluster: Cluster, module: AnsibleModule, nodes: t.Mapping[str, Node], wish_of: t.Mapping[str, Wish]
-) -> t.Dict[str, Written]:
+) -> dict[str, Written]:
     """Write what differs; in check mode let the server judge it, or only predict."""
 
     def compute_for(name: str) -> t.Callable[[Node], t.Any]:
@@ -394,11 +407,13 @@ def bring_about(
     foretold = {name: predicted(node, compute_for(name)) for name, node in nodes.items()}
     if module.check_mode and not module.params["check_mode_server"]:
         return foretold
-    to_send = {name: nodes[name] for name, plan in foretold.items() if plan.changed and "uid" in nodes[name]["metadata"]}
+    to_send = {
+        name: nodes[name] for name, plan in foretold.items() if plan.changed and "uid" in nodes[name]["metadata"]
+    }
     return {**foretold, **write_all(cluster, to_send, compute_for, dry_run=module.check_mode)}
 
 
-def with_readiness(cluster: Cluster, module: AnsibleModule, written: t.Dict[str, Written]) -> t.Dict[str, Written]:
+def with_readiness(cluster: Cluster, module: AnsibleModule, written: dict[str, Written]) -> dict[str, Written]:
     """The same results with the nodes as they are after waiting for Ready; those that are not become failures."""
     seconds = module.params["ready_timeout_seconds"]
     waiting = {name: result.after for name, result in written.items() if result.error is None and result.after}
@@ -416,8 +431,8 @@ def not_ready(name: str, node: Node, seconds: int) -> ClusterError:
     why = condition.get("message") or "its kubelet has not reported a condition yet"
     return ClusterError(
         "timeout",
-        f"Node {name} is not Ready after {seconds} s (ready_timeout_seconds): {why}. Look at 'kubectl describe node {name}' and at the "
-        "kubelet's log on the host.",
+        f"Node {name} is not Ready after {seconds} s (ready_timeout_seconds): {why}. Look at 'kubectl describe node "
+        f"{name}' and at the kubelet's log on the host.",
     )
 
 
@@ -433,7 +448,7 @@ def report(
         for name in changed
         if "after" in nodes[name]
     ]
-    outcome = {"changed": bool(changed), "nodes": nodes, "http": cluster.http, "diff": diff}
+    outcome: dict[str, t.Any] = {"changed": bool(changed), "nodes": nodes, "http": cluster.http, "diff": diff}
     summary = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {len(changed)} changed"
     if failed:
         first = next(iter(failed.values()))
@@ -442,8 +457,8 @@ def report(
     module.exit_json(msg=summary, **outcome)
 
 
-def described(result: Written, wish: Wish) -> t.Dict[str, t.Any]:
-    description: t.Dict[str, t.Any] = {"changed": result.changed}
+def described(result: Written, wish: Wish) -> dict[str, t.Any]:
+    description: dict[str, t.Any] = {"changed": result.changed}
     if result.before is not None:
         description["before"] = touched(result.before, wish)
         description["ready"] = is_ready(result.after or result.before)
