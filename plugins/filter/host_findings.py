@@ -11,8 +11,8 @@ DOCUMENTATION = r"""
   author:
     - Contributors to the onprem.gpu collection (@onprem)
   description:
-    - Looks at free disk space, container runtime, the pair of kubelet and containerd versions, cgroup version, swap,
-      Secure Boot with modules that DKMS builds, and nouveau.
+    - Looks at GPUs, container runtime, the pair of kubelet and containerd versions, cgroup version, swap, Secure Boot
+      with modules that DKMS builds, and nouveau.
   positional: wishes
   options:
     _input:
@@ -21,8 +21,7 @@ DOCUMENTATION = r"""
       required: true
     wishes:
       description:
-        - C(min_free) (sizes such as V(5GiB) by path), C(kubelet_version), C(runtime_packages) (as
-          C(gpu_toolkit_runtime_packages)) and C(driver_packages) (names).
+        - C(kubelet_version), C(runtime_packages) (as C(gpu_toolkit_runtime_packages)) and C(driver_packages) (names).
       type: dict
       required: true
 """
@@ -33,7 +32,6 @@ EXAMPLES = r"""
     findings: "{{ gpu_survey_host | onprem.gpu.host_findings(wishes) }}"
   vars:
     wishes:
-      min_free: {/: 5GiB, /var: 20GiB}
       kubelet_version: 1.37.1
       runtime_packages: []
       driver_packages: [nvidia-kernel-open-dkms]
@@ -48,19 +46,9 @@ RETURN = r"""
 
 import typing as t
 
-from ansible.errors import AnsibleFilterError
-
 from ansible_collections.onprem.gpu.plugins.module_utils.compat import refusals
-from ansible_collections.onprem.gpu.plugins.module_utils.findings import Finding
-
-
-def host_findings(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> list[Finding]:
-    try:
-        return refusals(host, wishes)
-    except ValueError as error:
-        raise AnsibleFilterError(str(error)) from error
 
 
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
-        return {"host_findings": host_findings}
+        return {"host_findings": refusals}

@@ -29,7 +29,7 @@ DOCUMENTATION = r"""
       type: list
       elements: dict
     packages:
-      description: Packages with C(name) and C(version), as in a state document. Those without a version are not looked at.
+      description: Packages with C(name) and C(version), as in a state document.
       type: list
       elements: dict
       default: []

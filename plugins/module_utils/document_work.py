@@ -1,0 +1,107 @@
+# Copyright: Contributors to the onprem.gpu collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a role has to write of one state document, given the differences the survey found in it.
+
+With fast, only items the survey found different are written. Without it every item goes to its writer, which finds out
+for itself; only what no writer can find out stays with the survey: whether a service or an initramfs is older than a
+file, and whether a package transaction was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+# Folders that every system has; making sure of them would cost a connection each.
+STANDARD_FOLDERS = (
+    "/etc",
+    "/etc/apt/preferences.d",
+    "/etc/apt/sources.list.d",
+    "/etc/default",
+    "/etc/modprobe.d",
+    "/etc/modules-load.d",
+    "/etc/sysconfig",
+    "/etc/sysctl.d",
+    "/etc/systemd/system",
+    "/etc/yum.repos.d",
+)
+
+Document = t.Mapping[str, t.Any]
+Item = t.Mapping[str, t.Any]
+
+
+def document_work(document: Document, differences: t.Sequence[Item], fast: bool = True) -> dict[str, t.Any]:
+    """Return the items to write, by section; see the filter of this name for each."""
+    different = {(found["kind"], found["name"]) for found in differences}
+
+    def due(section: str, kind: str, key: str = "name") -> list[Item]:
+        items = document.get(section) or []
+        return [item for item in items if not fast or (kind, item[key]) in different]
+
+    files = due("files", "file", "path")
+    packages = _packages(document, due("packages", "package"), fast)
+    return {
+        "unfinished": any(kind == "unfinished" for kind, _name in different),
+        "first_files": _present(item for item in files if item.get("first")),
+        "files": _present(item for item in files if not item.get("first")),
+        "absent_files": [item["path"] for item in files if _is_absent(item)],
+        "folders": _folders(_present(files)),
+        "refresh_index": any(kind == "package" for kind, _name in different),
+        "install": _present(packages),
+        "remove": [item["name"] for item in packages if _is_absent(item)],
+        "hold": [item["name"] for item in _held(document) if not fast or _hold_is_due(item, different)],
+        "generated": list(document.get("generated") or []),
+        "initramfs": any(kind == "initramfs" for kind, _name in different),
+        "modules": due("modules", "module"),
+        "checkpoints": due("checkpoints", "checkpoint", "path"),
+        "services": due("services", "service"),
+        "stale_services": [found["name"] for found in differences if _is_stale(found)],
+    }
+
+
+def package_specs(packages: t.Iterable[Item], package_format: str) -> list[str]:
+    """Return packages as ansible.builtin.apt or ansible.builtin.dnf names them, at exactly their version.
+
+    For apt a version without revision gets "-*": 580.95.05 must not match 580.95.051. dnf compares versions itself.
+    """
+    return [_spec(item["name"], item.get("version"), package_format) for item in packages]
+
+
+def _spec(name: str, version: str | None, package_format: str) -> str:
+    if not version:
+        return name
+    if package_format == "yum":
+        return f"{name}-{version}"
+    return f"{name}={version}" if "-" in version else f"{name}={version}-*"
+
+
+def _packages(document: Document, due: list[Item], fast: bool) -> list[Item]:
+    """All packages as soon as one differs: they are one transaction, and versions depend on each other."""
+    return list(document.get("packages") or []) if due or not fast else []
+
+
+def _held(document: Document) -> list[Item]:
+    return [item for item in _present(document.get("packages") or []) if item.get("hold")]
+
+
+def _hold_is_due(item: Item, different: t.Collection[tuple[str, str]]) -> bool:
+    return ("hold", item["name"]) in different or ("package", item["name"]) in different
+
+
+def _is_absent(item: Item) -> bool:
+    return item.get("state", "present") == "absent"
+
+
+def _present(items: t.Iterable[Item]) -> list[Item]:
+    return [item for item in items if not _is_absent(item)]
+
+
+def _folders(files: t.Iterable[Item]) -> list[str]:
+    parents = dict.fromkeys(os.path.dirname(item["path"]) for item in files)
+    return [folder for folder in parents if folder not in STANDARD_FOLDERS]
+
+
+def _is_stale(found: Item) -> bool:
+    return found["kind"] == "service" and "restart" in found.get("have", "")
