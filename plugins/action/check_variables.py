@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import typing as t
 
@@ -15,17 +14,11 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.onprem.gpu.plugins.module_utils import variables
-from ansible_collections.onprem.gpu.plugins.module_utils.findings import Finding, errors
+from ansible_collections.onprem.gpu.plugins.module_utils.findings import errors
 from ansible_collections.onprem.gpu.plugins.module_utils.preflight_report import line, warnings
+from ansible_collections.onprem.gpu.plugins.plugin_utils import origin
 
-try:
-    from ansible._internal._datatag._tags import Origin
-except ImportError:  # before ansible-core 2.19 values do not know where they were set
-    Origin = None  # type: ignore[assignment, misc]
-
-COLLECTION = pathlib.Path(__file__).resolve().parents[2]
-ROLES = COLLECTION / "roles"
-OWN_CODE = (ROLES, COLLECTION / "playbooks")
+ROLES = origin.COLLECTION / "roles"
 EVERY_PREFIX = "gpu_"  # names without a role's prefix are only compared for slips of the pen
 SHARED_PREFIXES = ("gpu_cluster_", "gpu_teams")
 FACTS_PREFIX = "gpu_survey_"
@@ -42,22 +35,29 @@ class ActionModule(ActionBase):
         specs, internal = read_roles(ROLES)
         prefixes = [f"{path.name}_" for path in ROLES.iterdir()] + list(SHARED_PREFIXES)
         own = self._own_variables(task_vars, specs)
-        return result(variables.check(task_vars["inventory_hostname"], own, specs, prefixes, internal))
+        found = variables.check(task_vars["inventory_hostname"], own, specs, prefixes, internal)
+        failures = [line(item) for item in errors(found)]
+        return {
+            "changed": False,
+            "failed": bool(failures),
+            "msg": "\n".join(failures) or "All variables are known and valid.",
+            "warnings": [line(item) for item in warnings(found)],
+        }
 
     def _own_variables(self, task_vars: dict[str, t.Any], specs: t.Container[str]) -> dict[str, variables.Variable]:
         """Return what a user set; the collection's own defaults and registered results are left out."""
         own = {}
         for name, raw in task_vars.items():
-            if not name.startswith(EVERY_PREFIX) or is_ours(name, raw, name in specs):
+            if not name.startswith(EVERY_PREFIX) or is_ours(name, raw, documented=name in specs):
                 continue
-            variable = self._templated(name, raw) if name in specs else variables.Variable(raw, where(name, raw))
+            variable = self._templated(name, raw) if name in specs else variables.Variable(raw, origin.place(name, raw))
             if variable:
                 own[str(name)] = variable
         return own
 
     def _templated(self, name: str, raw: t.Any) -> variables.Variable | None:
         """Return the variable with its template resolved; None when it needs facts that are not there yet."""
-        place = where(name, raw)
+        place = origin.place(name, raw)
         try:
             return variables.Variable(self._templar.template(raw), place)
         except AnsibleError as error:
@@ -77,38 +77,10 @@ def read_yaml(path: pathlib.Path) -> dict[str, t.Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def origin(value: t.Any) -> t.Any:
-    return Origin.get_tag(value) if Origin else None
-
-
 def is_ours(name: str, value: t.Any, documented: bool) -> bool:
     """True for a role's own default and for a result that our tasks registered.
 
-    Only text, numbers and containers know their origin. For the rest the name does, but a name keeps the origin of
-    the first file that set it: the value of a documented variable may come from a later one, so it is looked at.
+    A documented variable whose value does not know where it comes from is looked at: its name may have got its origin
+    from the role's default, and its value from a later file.
     """
-    tag = origin(value) or (None if documented else origin(name))
-    return bool(tag and tag.path and any(pathlib.Path(tag.path).resolve().is_relative_to(code) for code in OWN_CODE))
-
-
-def where(name: str, value: t.Any) -> str:
-    """Return file:line, "" when nobody knows."""
-    tag = origin(value) or origin(name)
-    if not tag or (is_ours(name, name, documented=False) and not origin(value)):
-        return ""
-    if not tag.path:
-        return str(tag.description)
-    path = os.path.relpath(tag.path)
-    path = tag.path if path.startswith("..") else path
-    return f"{path}:{tag.line_num}" if tag.line_num else path
-
-
-def result(found: list[Finding]) -> dict[str, t.Any]:
-    failures = [line(item) for item in errors(found)]
-    return {
-        "changed": False,
-        "failed": bool(failures),
-        "findings": found,
-        "msg": "\n".join(failures) or "All variables are known and valid.",
-        "warnings": [line(item) for item in warnings(found)],
-    }
+    return origin.is_ours(value) or (not documented and origin.is_ours(name))

@@ -45,9 +45,9 @@ def line(found: Finding) -> str:
     text += "" if text.endswith((".", "?")) else "."
     if found["allowed"]:
         text += f" Allowed: {found['allowed']}."
-    if found["where"]:
-        return f"{text} Set in {found['where']}."
-    return f"{text} Set it with {found['variable']}." if found["variable"] else text
+    if found["variable"] and found["variable"] not in found["message"]:
+        return f"{text} Set it with {found['variable']}{found['where'] and ' in ' + found['where']}."
+    return f"{text} Set in {found['where']}." if found["where"] else text
 
 
 def table(found: t.Iterable[Finding]) -> list[str]:

@@ -1,3 +1,4 @@
+#!/usr/bin/python
 # Copyright: Contributors to the onprem.gpu collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -15,7 +16,7 @@ description:
     mappings, and templates without a value. Reports everything at once; each finding names host, variable, value, what
     is allowed and the file and line where it was set.
   - Runs on the controller and opens no connection. It takes no options, it reads the variables themselves.
-  - A name that only looks like one of this collection's is a warning.
+  - Fails the host when it finds an error. A name that only looks like one of this collection's is a warning.
 author:
   - Contributors to the onprem.gpu collection (@onprem)
 attributes:
@@ -39,45 +40,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-findings:
-  description: What is wrong; empty when all variables are known and valid.
+msg:
+  description: One line per error, naming host, variable, value, what is allowed and where it was set.
   returned: always
-  type: list
-  elements: dict
-  contains:
-    check:
-      description: Which rule, for example V(variable_unknown).
-      type: str
-    severity:
-      description: V(error) fails the host, V(warning) only tells.
-      type: str
-    host:
-      description: Inventory name of the host.
-      type: str
-    variable:
-      description: Name of the variable, with the path inside it.
-      type: str
-    value:
-      description: The value, shortened; V((hidden\)) for a secret.
-      type: str
-    message:
-      description: What is wrong.
-      type: str
-    allowed:
-      description: What would be right.
-      type: str
-    where:
-      description: File and line that set the value; empty when Ansible does not know.
-      type: str
-  sample:
-    - check: variable_value
-      severity: error
-      host: gpu-a
-      variable: gpu_kubelet_cpu_manager_policy
-      value: "'Static'"
-      message: gpu_kubelet_cpu_manager_policy is 'Static', which is not a choice, did you mean 'static'?
-      allowed: none, static
-      where: inventories/prod/group_vars/gpu_nodes.yml:12
+  type: str
+  sample: >-
+    gpu-a: gpu_kubelet_cpu_manager_policy is 'Static', which is not a choice, did you mean 'static'?
+    Allowed: none, static. Set in inventories/prod/group_vars/gpu_nodes.yml:12.
 """
 
 from ansible.module_utils.basic import AnsibleModule
