@@ -197,9 +197,18 @@ def complete_lines(lines: t.TextIO) -> Iterable[Event]:
 
 def hosts() -> list[str]:
     """The lab's hosts that are to become GPU nodes, by inventory name."""
-    command = [str(VENV_BIN / "ansible-inventory"), "-i", str(INVENTORY), "--list"]
-    inventory = json.loads(output_of(command, environment={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}))
-    return sorted(inventory["gpu_nodes"]["hosts"])
+    return sorted(inventory("--list")["gpu_nodes"]["hosts"])
+
+
+def host_variables(host: str) -> dict[str, t.Any]:
+    """The variables that the inventory gives a host; templates are not rendered."""
+    return inventory("--host", host)
+
+
+def inventory(*words: str) -> dict[str, t.Any]:
+    command = [str(VENV_BIN / "ansible-inventory"), "-i", str(INVENTORY), *words]
+    answer = json.loads(output_of(command, environment={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}))
+    return t.cast("dict[str, t.Any]", answer)
 
 
 def on_host(host: str, command: str, text: str = "") -> str:
@@ -247,6 +256,18 @@ def files_fingerprint(host: str) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in listing.splitlines() if "\t" in line)
 
 
+def host_state(host: str, *more_files: str) -> dict[str, str]:
+    """What the host is, by tests/host_state.py: 'file /etc/x', 'package x', 'hold x', 'service x', 'module x' -> value."""
+    script = (ROOT / "tests" / "host_state.py").read_text()
+    return t.cast("dict[str, str]", json.loads(on_host(host, shlex.join(["python3", "-", *more_files]), script)))
+
+
+def differing(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Keys whose values differ, with both values."""
+    names = sorted(before.keys() | after.keys())
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
 # -- the cluster ------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +283,34 @@ def kubelet_configuration(node: str) -> dict[str, t.Any]:
     """What the running kubelet of NODE says it works with."""
     answer = json.loads(kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/configz"))
     return t.cast("dict[str, t.Any]", answer["kubeletconfig"])
+
+
+# What runs write to the API server. Pods, leases, events and endpoints move by themselves.
+WRITTEN_KINDS = (
+    "nodes namespaces resourcequotas limitranges networkpolicies roles rolebindings clusterroles clusterrolebindings "
+    "priorityclasses daemonsets deployments configmaps secrets serviceaccounts"
+)
+
+
+def cluster_fingerprint() -> list[str]:
+    """Kind, name, and what was written: the spec's generation, labels, annotations and data of every object of those kinds.
+
+    Nodes count with labels and taints only, since their status and annotations are the kubelet's.
+    """
+    objects = cluster_objects("get", "--all-namespaces", WRITTEN_KINDS.replace(" ", ","))["items"]
+    return sorted(written_part(item) for item in objects)
+
+
+def written_part(item: dict[str, t.Any]) -> str:
+    metadata = item["metadata"]
+    written: dict[str, t.Any] = {"labels": metadata.get("labels"), "data": item.get("data")}
+    if item["kind"] == "Node":
+        written["taints"] = item["spec"].get("taints")
+    else:
+        written["generation"] = metadata.get("generation")
+        written["annotations"] = metadata.get("annotations")
+    name = "/".join(filter(None, (item["kind"], metadata.get("namespace"), metadata["name"])))
+    return f"{name} {json.dumps(written, sort_keys=True)}"
 
 
 def output_of(command: list[str], text: str = "", environment: dict[str, str] | None = None) -> str:
