@@ -22,6 +22,7 @@ ROLES = origin.COLLECTION / "roles"
 EVERY_PREFIX = "gpu_"  # names without a role's prefix are only compared for slips of the pen
 SHARED_PREFIXES = ("gpu_cluster_", "gpu_teams")
 FACTS_PREFIX = "gpu_survey_"
+FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class ActionModule(ActionBase):
@@ -74,7 +75,7 @@ def read_roles(roles: pathlib.Path) -> tuple[dict[str, dict[str, t.Any]], set[st
 
 
 def read_yaml(path: pathlib.Path) -> dict[str, t.Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=FastLoader) or {}
 
 
 def is_ours(name: str, value: t.Any, documented: bool) -> bool:
