@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host is, as one JSON object: runs on the host itself, piped into its Python by tests/observe.py.
 
-Written without a look at the collection's own readers, because tests hold those against it. Keys say what they are about:
-`file /etc/x`, `package x`, `hold x`, `service x`, `module x`. What differs from run to run on the same host for reasons of
-its own (host keys, certificates, caches, logs) is left out.
+Written without a look at the collection's own readers, because tests hold those against it. Keys say what they are
+about: `file /etc/x`, `package x`, `hold x`, `service x`, `module x`. What differs from run to run on the same host for
+reasons of its own (host keys, certificates, caches, logs) is left out.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def add_file(state, path):
             content = hashlib.sha256(file.read()).hexdigest()
     else:
         content = "no regular file"
-    state["file " + path] = "%s %o %s:%s" % (content, stat.S_IMODE(status.st_mode), user(status), group(status))
+    state["file " + path] = f"{content} {stat.S_IMODE(status.st_mode):o} {user(status)}:{group(status)}"
 
 
 def user(status):
@@ -120,7 +120,7 @@ def modules():
         for name in (line.split()[0] for line in lines):
             if name.startswith(("nvidia", "nouveau", "ib_umad")):
                 try:
-                    with open("/sys/module/%s/version" % name) as file:
+                    with open(f"/sys/module/{name}/version") as file:
                         found["module " + name] = file.read().strip()
                 except OSError:
                     found["module " + name] = "loaded"
@@ -128,9 +128,7 @@ def modules():
 
 
 def output(command):
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, check=False
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
     return done.stdout.splitlines()
 
 

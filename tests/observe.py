@@ -257,7 +257,7 @@ def files_fingerprint(host: str) -> dict[str, str]:
 
 
 def host_state(host: str, *more_files: str) -> dict[str, str]:
-    """What the host is, by tests/host_state.py: 'file /etc/x', 'package x', 'hold x', 'service x', 'module x' -> value."""
+    """What the host is, by tests/host_state.py: 'file /etc/x', 'package x', 'service x' and so on -> value."""
     script = (ROOT / "tests" / "host_state.py").read_text()
     return t.cast("dict[str, str]", json.loads(on_host(host, shlex.join(["python3", "-", *more_files]), script)))
 
@@ -292,25 +292,41 @@ WRITTEN_KINDS = (
 )
 
 
-def cluster_fingerprint() -> list[str]:
-    """Kind, name, and what was written: the spec's generation, labels, annotations and data of every object of those kinds.
+def cluster_state() -> dict[str, str]:
+    """'Kind namespace/name' -> what was written of every object of those kinds, as JSON.
 
-    Nodes count with labels and taints only, since their status and annotations are the kubelet's.
+    Left out: what the API server and controllers add, Helm's own records and tokens, which carry times and randomness.
     """
+    return {
+        name: json.dumps(written(item), sort_keys=True) for name, item in written_objects().items() if is_wish(item)
+    }
+
+
+def written_objects() -> dict[str, dict[str, t.Any]]:
     objects = cluster_objects("get", "--all-namespaces", WRITTEN_KINDS.replace(" ", ","))["items"]
-    return sorted(written_part(item) for item in objects)
+    return {
+        f"{item['kind']} {item['metadata'].get('namespace', '')}/{item['metadata']['name']}": item for item in objects
+    }
 
 
-def written_part(item: dict[str, t.Any]) -> str:
+def is_wish(item: dict[str, t.Any]) -> bool:
+    return item.get("type") not in ("helm.sh/release.v1", "bootstrap.kubernetes.io/token")
+
+
+def written(item: dict[str, t.Any]) -> dict[str, t.Any]:
     metadata = item["metadata"]
-    written: dict[str, t.Any] = {"labels": metadata.get("labels"), "data": item.get("data")}
+    labels = {name: value for name, value in metadata.get("labels", {}).items() if not name.endswith("timestamp")}
     if item["kind"] == "Node":
-        written["taints"] = item["spec"].get("taints")
-    else:
-        written["generation"] = metadata.get("generation")
-        written["annotations"] = metadata.get("annotations")
-    name = "/".join(filter(None, (item["kind"], metadata.get("namespace"), metadata["name"])))
-    return f"{name} {json.dumps(written, sort_keys=True)}"
+        spec = {name: item["spec"].get(name) for name in ("taints", "unschedulable")}
+        return {"labels": labels, "spec": spec, "gpus": item["status"]["allocatable"].get("nvidia.com/gpu")}
+    parts = {name: value for name, value in item.items() if name not in ("metadata", "status")}
+    return {"labels": labels, "annotations": metadata.get("annotations"), **parts}
+
+
+def generations() -> dict[str, int]:
+    """'Kind namespace/name' -> how often its spec was written, of the objects that count that."""
+    metadata = {name: item["metadata"] for name, item in written_objects().items()}
+    return {name: content["generation"] for name, content in metadata.items() if "generation" in content}
 
 
 def output_of(command: list[str], text: str = "", environment: dict[str, str] | None = None) -> str:

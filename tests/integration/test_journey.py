@@ -29,7 +29,8 @@ class Moment:
 
     states: dict[str, dict[str, str]]
     files: dict[str, dict[str, str]]
-    cluster: list[str]
+    cluster: dict[str, str]
+    generations: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def moment(managed_files: dict[str, list[str]]) -> Moment:
     return Moment(
         states=observe.on_hosts(managed_files, lambda host: observe.host_state(host, *managed_files[host])),
         files=observe.on_hosts(managed_files, observe.files_fingerprint),
-        cluster=observe.cluster_fingerprint(),
+        cluster=observe.cluster_state(),
+        generations=observe.generations(),
     )
 
 
@@ -81,7 +83,7 @@ def test_check_mode_writes_nothing(journey: Journey) -> None:
     for host in journey.bare.files:
         assert observe.differing(journey.bare.files[host], journey.checked.files[host]) == {}
         assert observe.differing(journey.bare.states[host], journey.checked.states[host]) == {}
-    assert journey.checked.cluster == journey.bare.cluster
+    assert observe.differing(journey.bare.cluster, journey.checked.cluster) == {}
 
 
 @pytest.mark.parametrize("host", GPUS)
@@ -180,4 +182,5 @@ def test_second_run_touches_no_file(journey: Journey, host: str) -> None:
 
 
 def test_second_run_writes_nothing_to_the_cluster(journey: Journey) -> None:
-    assert journey.kept.cluster == journey.served.cluster
+    assert observe.differing(journey.served.cluster, journey.kept.cluster) == {}
+    assert journey.kept.generations == journey.served.generations
