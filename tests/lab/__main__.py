@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from progress import LabError
 def main() -> int:
     arguments = _arguments()
     try:
-        import lab  # needs PyYAML: not before the arguments are read
+        lab = importlib.import_module("lab")  # needs PyYAML: not before the arguments are read
 
         return int(getattr(lab, arguments.command)(arguments))
     except ModuleNotFoundError as error:
-        print(f"lab: Python package {error.name} is missing; run this with the repository's virtual environment", file=sys.stderr)
+        print(f"lab: Python package {error.name} is missing; use the repository's virtual environment", file=sys.stderr)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
     except KeyboardInterrupt:

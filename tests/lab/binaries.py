@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -14,9 +15,13 @@ from pathlib import Path
 
 import golang
 import settings
+import yaml
 from progress import Step
 
+KWOK_STAGES = "kwok-stages.yaml"  # kwok's configuration, beside the programs
 GO_SOURCES = settings.LAB_SOURCE / "go"
+_CONTAINERD = "github.com/containerd/containerd/v2"
+_NVIDIA_TOOLKIT = "github.com/NVIDIA/nvidia-container-toolkit"
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,17 @@ def _programs() -> Iterator[Program]:
     for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
         yield Program(
             name,
-            f"github.com/containerd/containerd/v2/cmd/{name}",
+            f"{_CONTAINERD}/cmd/{name}",
             version=f"v{settings.CONTAINERD_VERSION}",
+            ldflags=f"-X {_CONTAINERD}/version.Version=v{settings.CONTAINERD_VERSION}",
             tags="no_btrfs,no_zfs,no_devmapper",
         )
     for name in ("nvidia-ctk", "nvidia-container-runtime", "nvidia-cdi-hook"):
         yield Program(
             name,
-            f"github.com/NVIDIA/nvidia-container-toolkit/cmd/{name}",
+            f"{_NVIDIA_TOOLKIT}/cmd/{name}",
             version=f"v{settings.NVIDIA_TOOLKIT_VERSION}",
-            ldflags="-X github.com/NVIDIA/nvidia-container-toolkit/internal/info.version=" + settings.NVIDIA_TOOLKIT_VERSION,
+            ldflags=f"-X {_NVIDIA_TOOLKIT}/internal/info.version={settings.NVIDIA_TOOLKIT_VERSION}",
             cgo=True,
         )
     yield Program("helm", "helm.sh/helm/v4/cmd/helm", version=f"v{settings.HELM_VERSION}")
@@ -93,20 +99,22 @@ def build(step: Step) -> Path:
     """Return the folder of all programs; builds those that are missing (about 13 minutes for all of them)."""
     target = folder()
     todo = [program for program in PROGRAMS if not (target / program.name).exists()]
-    if not todo:
+    if not todo and (target / KWOK_STAGES).exists():
         return target
     target.mkdir(parents=True, exist_ok=True)
     go = golang.find(step)
-    step.say(f"building {len(todo)} programs from Go modules into {target}; the first time takes about 13 minutes")
+    if todo:
+        step.say(f"building {len(todo)} programs from Go modules into {target}; the first time takes about 13 minutes")
     for index, program in enumerate(todo, start=1):
         started = time.monotonic()
         _build_one(go, program, target, step)
         step.say(f"{index}/{len(todo)} {program.name}: {time.monotonic() - started:.0f} s")
+    _write_kwok_stages(go, target, step)
     return target
 
 
 def build_operands(step: Step) -> Path:
-    """Return the folder of the lab's own operands (device plugin, feature labeller), built when their source changed."""
+    """Return the folder of the lab's own operands (device plugin and others), built when their source changed."""
     source = GO_SOURCES / "operands"
     content = hashlib.sha256()
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
@@ -131,6 +139,24 @@ def link(programs: Path) -> None:
         entry = settings.BIN / name
         entry.unlink(missing_ok=True)
         entry.symlink_to(programs / name)
+
+
+def _write_kwok_stages(go: Path, target: Path, step: Step) -> None:
+    """Describe to kwok what nodes and pods go through, in the words of its own module."""
+    module = f"sigs.k8s.io/kwok@v{settings.KWOK_VERSION}"
+    answer = step.run([go, "mod", "download", "-json", module], cwd=target, env=golang.environment(cgo=False))
+    source = Path(json.loads(answer)["Dir"])
+    (target / KWOK_STAGES).write_text(_kwok_stages(source))
+
+
+def _kwok_stages(source: Path) -> str:
+    """Nodes with leases; pods that honour grace periods, which kwok's fast stages do not."""
+    documents = []
+    for name in ("node/fast", "node/heartbeat-with-lease", "pod/general"):
+        place = source / "kustomize/stage" / name
+        files = yaml.safe_load((place / "kustomization.yaml").read_text())["resources"]
+        documents += [(place / file).read_text().rstrip() for file in files]
+    return "\n---\n".join(documents) + "\n"
 
 
 def _build_one(go: Path, program: Program, target: Path, step: Step) -> None:

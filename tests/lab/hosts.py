@@ -71,7 +71,6 @@ def start(host: Host) -> None:
             settings.LAB_SOURCE / "host" / "supervise",
             host.name,
             network.namespace(host),
-            f"{settings.NAME_PREFIX}{host.name}",
             root(host),
             folder(host),
             settings.IMAGES,

@@ -25,6 +25,7 @@ def write_archive(
     files: Mapping[str, Path | bytes],
     entrypoint: Sequence[str],
     links: Mapping[str, str] | None = None,
+    *,
     env: Sequence[str] = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",),
 ) -> Path:
     """Write a one-layer image as a docker archive, the same bytes for the same content.
@@ -61,9 +62,7 @@ def write_pause() -> Path:
     """Write the sandbox image every pod needs, and a small shell image for pods of tests and demonstrations."""
     links = {f"bin/{applet}": "busybox" for applet in _APPLETS}
     busybox = {"bin/busybox": BUSYBOX}
-    write_archive(
-        settings.IMAGES / "busybox.tar", ["docker.io/library/busybox:1.35", "lab/busybox:1.35"], busybox, ["/bin/sh"], links
-    )
+    write_archive(settings.IMAGES / "busybox.tar", ["docker.io/library/busybox:1.35"], busybox, ["/bin/sh"], links)
     forever = ["/bin/busybox", "sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait; done"]
     return write_archive(settings.IMAGES / "pause.tar", [settings.PAUSE_IMAGE], busybox, forever, links)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import fleet as fleet_file
 import hosts
 import images
 import inventory
+import kwok
 import network
 import prerequisites
 import processes
@@ -125,19 +127,22 @@ def _bring_up(fleet: Fleet, wanted: Path, progress: Progress) -> None:
         control_plane.set_up_cluster(programs, step)
     with progress.step("Wait for the hosts"):
         hosts.wait_for_ssh(fleet.hosts)
+    with progress.step("Nodes without machines") as step:
+        kwok.start(programs, fleet.kwok, step)
 
 
 def _serve_repositories(programs: Path) -> None:
     try:
-        import packages
+        packages = importlib.import_module("packages")
         root = packages.build(settings.CACHE, programs)
     except (ModuleNotFoundError, NotImplementedError):  # TEMPORARY until the packages are there
         root = settings.CACHE / "empty"
         root.mkdir(exist_ok=True)
     settings.REPOSITORIES.unlink(missing_ok=True)
     settings.REPOSITORIES.symlink_to(root)
-    server = [sys.executable, settings.LAB_SOURCE / "serve.py", settings.BRIDGE_ADDRESS, str(settings.REPOSITORY_PORT)]
-    processes.start("repositories", [*server, settings.REPOSITORIES])
+    server = str(settings.LAB_SOURCE / "serve.py")
+    where = (settings.BRIDGE_ADDRESS, str(settings.REPOSITORY_PORT), str(settings.REPOSITORIES))
+    processes.start("repositories", [sys.executable, server, *where])
 
 
 def _make_way(wanted: Path, progress: Progress) -> None:

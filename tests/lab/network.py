@@ -26,17 +26,21 @@ table ip {settings.NFT_TABLE} {{
 """
 
 # There is no kube-proxy: each host sends the kubernetes service's address straight to the API server.
+_TO_API_SERVER = (
+    f"ip daddr {settings.KUBERNETES_SERVICE_ADDRESS} tcp dport 443"
+    f" dnat to {settings.BRIDGE_ADDRESS}:{settings.API_SERVER_PORT}"
+)
 _HOST_RULES = f"""\
 table ip {settings.NFT_TABLE}
 delete table ip {settings.NFT_TABLE}
 table ip {settings.NFT_TABLE} {{
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
-        ip daddr {settings.KUBERNETES_SERVICE_ADDRESS} tcp dport 443 dnat to {settings.BRIDGE_ADDRESS}:{settings.API_SERVER_PORT}
+        {_TO_API_SERVER}
     }}
     chain output {{
         type nat hook output priority -100; policy accept;
-        ip daddr {settings.KUBERNETES_SERVICE_ADDRESS} tcp dport 443 dnat to {settings.BRIDGE_ADDRESS}:{settings.API_SERVER_PORT}
+        {_TO_API_SERVER}
     }}
 }}
 """

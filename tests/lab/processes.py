@@ -31,7 +31,7 @@ class Process:
 
 
 def start(name: str, argv: Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = None) -> Process:
-    """Start a program in the background and record it; its output goes to log/NAME.log. Returns the running one if any."""
+    """Start a program in the background and record it, unless it runs already; its output goes to log/NAME.log."""
     running = recorded(name)
     if running is not None and running.alive:
         return running
@@ -76,9 +76,10 @@ def stop(name: str, seconds: float = 5.0) -> None:
 
 
 def end(pids: Sequence[int], seconds: float) -> None:
-    """End processes by pid; SIGKILL after ``seconds``. Returns when they are gone."""
+    """End processes by pid; SIGKILL after ``seconds``, at once when that is 0. Returns when they are gone."""
     started = {pid: start_time(pid) for pid in pids}
-    for signal_number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
+    polite = [(signal.SIGTERM, seconds)] if seconds else []
+    for signal_number, patience in (*polite, (signal.SIGKILL, 5.0)):
         for pid, ticks in started.items():
             if ticks is not None and start_time(pid) == ticks:
                 _signal(pid, signal_number)

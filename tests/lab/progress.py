@@ -47,14 +47,12 @@ class Step:
         self._write("$ " + " ".join(words) + "\n")
         done = subprocess.run(
             words,
-            input=stdin,
+            input=stdin or "",
             env={**os.environ, **(env or {})},
             cwd=cwd,
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             check=False,
-            stdin=subprocess.DEVNULL if stdin is None else None,
         )
         self._write(done.stdout + done.stderr)
         if check and done.returncode != 0:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Root file systems of the lab's hosts: one per operating system, made once and kept in the cache.
 
-All are Debian underneath. The Ubuntu-like one differs in what os-release says; the EL-like one has dnf and rpm as its only
-package tools, and its rpm database starts empty but for a package that stands for the base system.
+All are Debian underneath. The Ubuntu-like one differs in what os-release says; the EL-like one has dnf and rpm as its
+only package tools, and an rpm database that starts empty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import settings
-from progress import LabError, Step
+from progress import Step
 
 HOST_FILES = settings.LAB_SOURCE / "host"
 BASE_PACKAGES = (
@@ -87,7 +87,16 @@ def build(os_name: str, step: Step) -> Path:
     flavour.finish(unfinished, step)
     _clean(unfinished)
     unfinished.rename(root)
+    _remove_outdated(root)
     return root
+
+
+def _remove_outdated(root: Path) -> None:
+    """Forget earlier roots of the same system that no host stands on."""
+    mounted = Path("/proc/self/mountinfo").read_text()
+    for earlier in root.parent.glob(f"{root.name.rpartition('-')[0]}-*"):
+        if earlier != root and str(earlier) not in mounted:
+            shutil.rmtree(earlier)
 
 
 def _build_base(step: Step) -> Path:
@@ -240,8 +249,9 @@ def _remove_debian_tools(root: Path) -> None:
     for pattern in ("usr/bin/apt*", "usr/bin/dpkg*", "usr/sbin/dpkg*"):
         for program in root.glob(pattern):
             program.unlink()
-    for folder in ("etc/apt", "etc/dpkg", "usr/lib/apt", "usr/lib/dpkg", "var/lib/apt", "var/lib/dpkg", "var/cache/apt"):
-        shutil.rmtree(root / folder, ignore_errors=True)
+    for place in ("etc", "usr/lib", "var/lib", "var/cache"):
+        for tool in ("apt", "dpkg"):
+            shutil.rmtree(root / place / tool, ignore_errors=True)
 
 
 def _clean(root: Path) -> None:
@@ -263,7 +273,7 @@ def _key(packages: tuple[str, ...]) -> str:
 
 
 def _flavour_key(flavour: Flavour) -> str:
-    """Whatever changes the content of a root changes its key: packages, os-release, host files, this file, the kernel."""
+    """Whatever changes the content of a root changes its key: packages, host files, this file, the kernel."""
     content = hashlib.sha256()
     for part in (*BASE_PACKAGES, *flavour.packages, flavour.os_release, settings.KERNEL, Path(__file__).read_text()):
         content.update(part.encode() + b"\0")
@@ -342,9 +352,3 @@ FLAVOURS = {
         Flavour("el9", EL_PACKAGES, _ROCKY, _finish_el),
     )
 }
-
-
-def require_flavour(os_name: str) -> None:
-    """Raise LabError when no such operating system exists in the lab."""
-    if os_name not in FLAVOURS:
-        raise LabError(f"no operating system {os_name!r}; allowed: {', '.join(FLAVOURS)}")

@@ -19,7 +19,7 @@ from fleet import Fleet
 def show(fleet: Fleet) -> bool:
     """Print hosts, nodes and processes; return whether everything that should run does."""
     nodes = _nodes()
-    rows = [("host", "address", "os", "gpus", "boot id", "node")]
+    rows: list[tuple[str, ...]] = [("host", "address", "os", "gpus", "boot id", "node")]
     good = True
     for host in fleet.hosts:
         boot = hosts.boot_id(host)
@@ -42,11 +42,12 @@ def show(fleet: Fleet) -> bool:
 
 
 def _nodes() -> dict[str, str]:
-    argv = [binaries.folder() / "kubectl", "--kubeconfig", settings.KUBECONFIG, "get", "nodes", "-o", "json", "--request-timeout=5s"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    kubectl = [str(binaries.folder() / "kubectl"), f"--kubeconfig={settings.KUBECONFIG}", "--request-timeout=5s"]
+    done = subprocess.run([*kubectl, "get", "nodes", "-o", "json"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return {}
-    return {node["metadata"]["name"]: _node_state(node["status"].get("conditions", [])) for node in json.loads(done.stdout)["items"]}
+    nodes = json.loads(done.stdout)["items"]
+    return {node["metadata"]["name"]: _node_state(node["status"].get("conditions", [])) for node in nodes}
 
 
 def _node_state(conditions: Sequence[dict[str, str]]) -> str:

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Takes a lab off the machine, whole or half made, this checkout's or another's.
 
-Nothing here relies on what the lab remembers about itself. Everything is found by what it is: processes by the tag in their
-environment or by their cgroup, the rest by name. The marker only tells where the state folder is and what ip_forward was.
+Nothing here relies on what the lab remembers about itself. Everything is found by what it is: processes by the tag in
+their environment or by their cgroup, the rest by name. The marker only tells where the state folder is and what
+ip_forward was.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import settings
 from progress import LabError, Step
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_NSPAWN = Path("/run/systemd/nspawn")
 
 
 def read_marker() -> dict[str, str]:
@@ -50,6 +52,7 @@ def leftovers() -> dict[str, list[str]]:
         "links": _links(),
         "nftables": _tables(),
         "cgroups": [str(place) for place in _cgroups()],
+        "container folders": [str(place) for place in _container_folders()],
         "markers": [str(settings.MARKER)] if settings.MARKER.exists() else [],
     }
     return {kind: names for kind, names in found.items() if names}
@@ -60,7 +63,10 @@ def take_down(step: Step) -> None:
     state = Path(read_marker().get("state", settings.STATE))
     _end_processes()
     for mount in _mounts():
+        _remove_container_lock(mount)
         step.run(["umount", "-l", mount])
+    for place in _container_folders():
+        place.rmdir()
     for name in _namespaces():
         step.run(["ip", "netns", "delete", name])
     for name in _links():
@@ -77,8 +83,7 @@ def take_down(step: Step) -> None:
 
 def _end_processes() -> None:
     """Supervisors go first, else they would start hosts again; then whatever still lives in the hosts."""
-    tagged = _tagged_processes()
-    processes.end(tagged, seconds=3 if len(tagged) < 20 else 5)
+    processes.end(_tagged_processes(), seconds=0)
     for cgroup in sorted({place.name for place in _cgroups()}):
         hosts.end_cgroup(cgroup)
 
@@ -98,9 +103,9 @@ def _tagged_processes() -> list[int]:
             environment = (entry / "environ").read_bytes()
         except OSError:
             continue  # it ended meanwhile
-        if any(variable.startswith(tag) for variable in environment.split(b"\0")):
-            if processes.start_time(int(entry.name)) is not None:
-                found.append(int(entry.name))
+        tagged = any(variable.startswith(tag) for variable in environment.split(b"\0"))
+        if tagged and processes.start_time(int(entry.name)) is not None:
+            found.append(int(entry.name))
     return found
 
 
@@ -113,6 +118,16 @@ def _mounts() -> list[Path]:
         if kind == "overlay" and source.startswith(settings.NAME_PREFIX):
             found.append(Path(fields.split()[4].encode().decode("unicode_escape")))
     return found[::-1]
+
+
+def _remove_container_lock(root: Path) -> None:
+    """A killed systemd-nspawn leaves its lock on the root folder behind."""
+    identity = root.stat()
+    (_NSPAWN / f"locks/inode-{identity.st_dev}:{identity.st_ino}").unlink(missing_ok=True)
+
+
+def _container_folders() -> list[Path]:
+    return sorted((_NSPAWN / "propagate").glob(f"{settings.NAME_PREFIX}*"))
 
 
 def _namespaces() -> list[str]:
