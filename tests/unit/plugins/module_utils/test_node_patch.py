@@ -8,6 +8,9 @@ from __future__ import annotations
 import copy
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ansible_collections.onprem.gpu.plugins.module_utils.node_patch import (
     EFFECTS,
     ForeignValue,
@@ -21,8 +24,6 @@ from ansible_collections.onprem.gpu.plugins.module_utils.node_patch import (
     taint_text,
     touched,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 # Few keys and values, so that wishes and nodes meet often.
 KEYS = st.sampled_from(["a", "b", "example.com/c", "nvidia.com/gpu"])
