@@ -116,6 +116,8 @@ def services():
 
 def modules():
     found = {}
+    if not os.path.exists("/proc/modules"):  # a kernel without loadable modules
+        return found
     with open("/proc/modules") as lines:
         for name in (line.split()[0] for line in lines):
             if name.startswith(("nvidia", "nouveau", "ib_umad")):
