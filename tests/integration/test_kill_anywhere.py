@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A run that was killed anywhere, or whose host went away under it, is simply started again.
 
-Each try takes bare hosts, ends the controller or a host at a random moment of `site`, runs `site` again, and compares hosts
-and cluster with what an undisturbed run made of the same bare hosts.
+Each try takes bare hosts, ends the controller or a host at a random moment of `site`, runs `site` again, and compares
+hosts and cluster with what an undisturbed run made of the same bare hosts.
 
 SEED=n repeats a run, TRIES=n makes another number of tries (default 3; the slow suite makes 20).
 """

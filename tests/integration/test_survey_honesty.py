@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The survey is honest: what it says about a host is what a run of every task then does to it.
 
-Converged hosts are changed at random, as people and accidents change them. Then `site --check`, which goes by the survey,
-is held against `site` with gpu_survey_fast=false, which goes by nothing but the tasks.
+Converged hosts are changed at random, as people and accidents change them. Then `site --check`, which goes by the
+survey, is held against `site` with gpu_survey_fast=false, which goes by nothing but the tasks.
 
 SEED=n repeats a run, MUTATIONS=n makes another number of them (default 45).
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import random
-import typing as t
 
 import observe
 import pytest
