@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import binaries
 import control_plane
@@ -40,7 +41,7 @@ def start(programs: Path, wanted: fleet_file.Kwok, step: Step) -> None:
     missing = [name for name in node_names(wanted) if name not in present]
     if missing:
         step.say(f"creating {len(missing)} nodes")
-        nodes = {"apiVersion": "v1", "kind": "List", "items": [_node(name, wanted.gpus) for name in missing]}
+        nodes = {"apiVersion": "v1", "kind": "List", "items": [node(name, wanted.gpus) for name in missing]}
         control_plane.kubectl(programs, "create", "-f", "-", step=step, stdin=json.dumps(nodes))
 
 
@@ -49,7 +50,8 @@ def node_names(wanted: fleet_file.Kwok) -> list[str]:
     return [f"kwok-{number:04d}" for number in range(wanted.nodes)]
 
 
-def _node(name: str, gpus: int) -> dict[str, object]:
+def node(name: str, gpus: int) -> dict[str, Any]:
+    """Return the Node object of one."""
     resources = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
     return {
         "apiVersion": "v1",

@@ -22,6 +22,7 @@ import images
 import inventory
 import kwok
 import network
+import operator_images
 import prerequisites
 import processes
 import rootfs
@@ -104,8 +105,9 @@ def _bring_up(fleet: Fleet, wanted: Path, progress: Progress) -> None:
         binaries.link(programs)
     with progress.step("Host roots") as step:
         roots = {os_name: rootfs.build(os_name, step) for os_name in sorted({host.os for host in fleet.hosts})}
-    with progress.step("Images"):
+    with progress.step("Images") as step:
         images.write_pause()
+        operator_images.build(binaries.build_operands(step))
     with progress.step("Network") as step:
         network.set_up_bridge(step)
         for host in fleet.hosts:
