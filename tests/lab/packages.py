@@ -4,6 +4,7 @@
 """Signed package repositories with the vendors' package names and versions.
 
 ``build(cache, binaries)`` returns the folder to serve over HTTP; it rebuilds only what its inputs changed.
+
 """
 
 from __future__ import annotations
