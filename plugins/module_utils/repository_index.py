@@ -4,8 +4,8 @@
 
 """What a package repository's signed index says: which file lists the packages, and which versions it offers.
 
-Pure; Python 3.9. apt: a flat repository's Release (Debian wiki, RepositoryFormat) and Packages. yum: repomd.xml and
-primary.xml as createrepo_c writes them.
+Pure; Python 3.9. apt: Release and Packages (Debian wiki, DebianRepository/Format), of flat repositories and of others.
+yum: repomd.xml and primary.xml as createrepo_c writes them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,27 @@ class PackageList(t.NamedTuple):
     size: int
 
 
-def apt_package_list(release: str) -> PackageList | None:
-    """Return the smallest package list that a flat repository's Release names, None when it names none."""
+def apt_folders(suites: str, components: str, architecture: str) -> tuple[str, list[str]]:
+    """Return (folder of Release below the repository's URL, folders of the package lists below that one).
+
+    A suite that ends with a slash is a folder of a flat repository, which has a single package list next to Release.
+    """
+    if suites.endswith("/"):
+        return suites.strip("/"), [""]
+    return f"dists/{suites}", [f"{component}/binary-{architecture}/" for component in components.split()]
+
+
+def apt_package_list(release: str, folder: str = "") -> PackageList | None:
+    """Return the smallest package list of a folder that Release names, None when it names none."""
     listed = {}
     section = release.partition("\nSHA256:")[2]
     for line in section.splitlines()[1:]:
         if not line.startswith(" "):
             break
         digest, size, path = line.split()
-        listed[re.sub(r"^\./", "", path)] = PackageList(path, digest, int(size))
-    return next((listed[name] for name in PACKAGE_LISTS if name in listed), None)
+        path = re.sub(r"^\./", "", path)
+        listed[path] = PackageList(path, digest, int(size))
+    return next((listed[folder + name] for name in PACKAGE_LISTS if folder + name in listed), None)
 
 
 def yum_package_list(repomd: str) -> PackageList | None:

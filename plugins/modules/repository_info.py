@@ -22,7 +22,7 @@ author:
 options:
   format:
     description:
-      - V(apt) for flat apt repositories (C(Suites: /)), which have C(InRelease), or C(Release) and C(Release.gpg).
+      - V(apt) for repositories with C(InRelease), or C(Release) and C(Release.gpg).
       - V(yum) for repositories with C(repodata/repomd.xml) and C(repodata/repomd.xml.asc).
     type: str
     choices: [apt, yum]
@@ -41,6 +41,16 @@ options:
         description: Where the repository lies, as in the package manager's configuration.
         type: str
         required: true
+      suites:
+        description:
+          - For V(apt), the suite, as in the package manager's configuration. One that ends with a slash is the folder
+            of a flat repository.
+        type: str
+        default: /
+      components:
+        description: For V(apt) and a suite without a slash, the components, separated by blanks.
+        type: str
+        default: main
       key:
         description: The public key that must have signed it, ASCII-armoured.
         type: str
@@ -121,6 +131,7 @@ repositories:
 import gzip
 import hashlib
 import lzma
+import platform
 import shutil
 import tempfile
 import typing as t
@@ -134,6 +145,8 @@ from ansible_collections.onprem.gpu.plugins.module_utils.repository_access impor
     SignatureError,
 )
 
+DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
 
 class WrongIndex(Exception):
     """The repository's files do not fit together; the message says how."""
@@ -145,8 +158,7 @@ def answer_about(access: RepositoryAccess, package_format: str, repository: dict
     answer.update(reachable=False, signed_by="", error="", offered=None)
     ask = ask_apt if package_format == "apt" else ask_yum
     try:
-        keyring = openpgp.keyring(repository["key"])
-        ask(access, repository["url"].rstrip("/"), keyring, packages, answer)
+        ask(access, repository, packages, answer)
     except FetchError as error:
         answer["error"] = f"cannot fetch {error}"
     except (openpgp.OpenPgpError, SignatureError) as error:
@@ -156,13 +168,31 @@ def answer_about(access: RepositoryAccess, package_format: str, repository: dict
     return answer
 
 
-def ask_apt(access: RepositoryAccess, url: str, keyring: bytes, packages: list, answer: dict) -> None:
+def ask_apt(access: RepositoryAccess, repository: dict, packages: list, answer: dict) -> None:
+    suite, folders = repository_index.apt_folders(
+        repository["suites"], repository["components"], DEB_ARCHITECTURES.get(platform.machine(), platform.machine())
+    )
+    url = "/".join(part for part in (repository["url"].rstrip("/"), suite) if part)
+    keyring = openpgp.keyring(repository["key"])
     release, signature = fetch_release(access, url)
     answer["reachable"] = True
     content, answer["signed_by"] = access.verify(keyring, release, signature)
-    listed = repository_index.apt_package_list(text_of(content))
-    if packages and readable(listed):
-        answer["offered"] = repository_index.apt_versions(fetch_package_list(access, url, listed), packages)
+    listed = [repository_index.apt_package_list(text_of(content), folder) for folder in folders]
+    if packages and all(readable(one) for one in listed):
+        text = "\n".join(fetch_package_list(access, url, one) for one in listed if one)
+        answer["offered"] = repository_index.apt_versions(text, packages)
+
+
+def ask_yum(access: RepositoryAccess, repository: dict, packages: list, answer: dict) -> None:
+    url = repository["url"].rstrip("/")
+    keyring = openpgp.keyring(repository["key"])
+    repomd = access.fetch(url + "/repodata/repomd.xml")
+    answer["reachable"] = True
+    signature = access.fetch(url + "/repodata/repomd.xml.asc")
+    content, answer["signed_by"] = access.verify(keyring, repomd, signature)
+    listed = repository_index.yum_package_list(text_of(content))
+    if packages and listed and readable(listed):
+        answer["offered"] = repository_index.yum_versions(fetch_package_list(access, url, listed), packages)
 
 
 def fetch_release(access: RepositoryAccess, url: str) -> tuple[str, str | None]:
@@ -174,16 +204,6 @@ def fetch_release(access: RepositoryAccess, url: str) -> tuple[str, str | None]:
             if not error.absent:
                 raise
     return access.fetch(url + "/Release"), access.fetch(url + "/Release.gpg")
-
-
-def ask_yum(access: RepositoryAccess, url: str, keyring: bytes, packages: list, answer: dict) -> None:
-    repomd = access.fetch(url + "/repodata/repomd.xml")
-    answer["reachable"] = True
-    signature = access.fetch(url + "/repodata/repomd.xml.asc")
-    content, answer["signed_by"] = access.verify(keyring, repomd, signature)
-    listed = repository_index.yum_package_list(text_of(content))
-    if packages and readable(listed):
-        answer["offered"] = repository_index.yum_versions(fetch_package_list(access, url, listed), packages)
 
 
 def readable(listed: repository_index.PackageList | None) -> bool:
@@ -224,6 +244,8 @@ def main() -> None:
                 "options": {
                     "name": {"type": "str", "required": True},
                     "url": {"type": "str", "required": True},
+                    "suites": {"type": "str", "default": "/"},
+                    "components": {"type": "str", "default": "main"},
                     "key": {"type": "str", "required": True, "no_log": False},
                 },
             },
