@@ -6,7 +6,7 @@
 
 With fast, only items the survey found different are written. Without it every item goes to its writer, which finds out
 for itself; only what no writer can find out stays with the survey: whether a service or an initramfs is older than a
-file, and whether a package transaction was interrupted.
+file, whether a daemon's state file disagrees with it, and whether a package transaction was interrupted.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def document_work(document: Document, differences: t.Sequence[Item], fast: bool 
         "generated": list(document.get("generated") or []),
         "initramfs": any(kind == "initramfs" for kind, _name in different),
         "modules": due("modules", "module"),
-        "checkpoints": due("checkpoints", "checkpoint", "path"),
+        "checkpoints": [
+            item for item in document.get("checkpoints") or [] if ("checkpoint", item["path"]) in different
+        ],
         "services": due("services", "service"),
         "stale_services": [found["name"] for found in differences if _is_stale(found)],
     }
@@ -104,4 +106,4 @@ def _folders(files: t.Iterable[Item]) -> list[str]:
 
 
 def _is_stale(found: Item) -> bool:
-    return found["kind"] == "service" and "restart" in found.get("have", "")
+    return bool(found["kind"] == "service" and "restarted for" in found["want"])

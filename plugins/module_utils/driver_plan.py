@@ -89,7 +89,7 @@ def plan(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str
         "version": wanted.version,
         "kernel_modules": wanted.kernel_modules,
         "packages": _packages(host, wishes, wanted),
-        "services": [PERSISTENCED, *([FABRIC_MANAGER] if wanted.fabric_manager else [])],
+        "services": [_service(name) for name in (PERSISTENCED, *([FABRIC_MANAGER] if wanted.fabric_manager else []))],
     }
 
 
@@ -130,6 +130,10 @@ def _wants_fabric_manager(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.
     return bool(host["nvswitch"]["present"]) if wish == "auto" else wish == "true"
 
 
+def _service(name: str) -> dict[str, t.Any]:
+    return {"name": name, "enabled": True, "state": "started", "disrupts": "gpu"}
+
+
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 
@@ -138,13 +142,21 @@ def _packages(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any], wanted
     if wanted.fabric_manager:
         names = [*names, *_fabric_names(wanted)]
     return [
-        *(_unversioned(name) for name in _build_requirements(host, wishes, wanted)),
-        *({"name": name, "version": wanted.version, "hold": True} for name in names),
+        *(_item(name, None) for name in _build_requirements(host, wishes, wanted)),
+        *(_item(name, wanted.version) for name in names),
     ]
 
 
-def _unversioned(name: str) -> dict[str, t.Any]:
-    return {"name": name, "version": None, "hold": False}
+def _item(name: str, version: str | None) -> dict[str, t.Any]:
+    """A package of the state document; what has the driver's version is held, and disturbs GPU work when it changes."""
+    of_driver = version is not None
+    return {
+        "name": name,
+        "version": version,
+        "hold": of_driver or None,
+        "state": "present",
+        "disrupts": "gpu" if of_driver else "none",
+    }
 
 
 def _build_requirements(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any], wanted: Wanted) -> list[str]:
