@@ -364,7 +364,7 @@ def _module(document: str, item: Item, have: ModuleState) -> Difference | None:
         wanted = item["version"] or "loaded"
         summary = f"load {item['name']} {item['version'] or ''}".rstrip()
         if have.loaded:
-            summary = f"{item['name']}: {loaded} is loaded, {wanted} is wanted"
+            summary = f"{item['name']}: {have.version or 'an unknown version'} is loaded, {wanted} is wanted"
     return Difference(document, "module", item["name"], wanted, loaded, item["disrupts"], summary)
 
 
