@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Build deb and rpm packages and sign repositories of them with the distributions' own tools.
 
-A ``Package`` says what is in a package; ``build_deb`` and ``build_rpm`` write the file; ``sign_apt`` and ``sign_yum`` make a
-folder of such files a repository.
+A ``Package`` says what is in a package; ``build_deb`` and ``build_rpm`` write the file; ``sign_apt`` and ``sign_yum``
+make a folder of such files a repository.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class File:
 
 @dataclass(frozen=True)
 class Package:
-    """What is in a package. ``version`` is complete (``3:580.173.02-1.el9``); relations are in the target's own syntax.
+    """What is in a package.
 
-    ``scripts`` maps after_install, before_remove and after_remove to shell text. before_remove and after_remove run on a
-    real removal only, never on an upgrade.
+    ``version`` is complete (``3:580.173.02-1.el9``) and relations are in the target's own syntax. ``scripts`` maps
+    after_install, before_remove and after_remove to shell text; the latter two run on a removal only, never on an upgrade.
     """
 
     name: str
@@ -101,6 +101,7 @@ def build_rpm(package: Package, folder: Path, work: Path) -> None:
         *([f"Epoch: {epoch}"] if epoch else []),
         f"Summary: {package.summary}",
         "License: GPL-3.0-or-later",
+        "AutoReqProv: no",  # a package says itself what it needs
         *(["BuildArch: noarch"] if package.architecture_independent else []),
         *(f"Requires: {relation}" for relation in package.depends),
         *(f"Recommends: {relation}" for relation in package.recommends),
@@ -130,12 +131,7 @@ def build_rpm(package: Package, folder: Path, work: Path) -> None:
         "debug_package": "%{nil}",
     }
     defines = [word for name, value in definitions.items() for word in ("--define", f"{name} {value}")]
-    _run(["rpmbuild", "-bb", "--quiet", "--nodeps", "--target", "x86_64", *_without_guesses(), *defines, str(spec)])
-
-
-def _without_guesses() -> list[str]:
-    """Options that keep rpmbuild from adding relations of its own: a package says itself what it needs."""
-    return ["--define", "__find_provides %{nil}", "--define", "__find_requires %{nil}", "--define", "_use_internal_dependency_generator 0"]
+    _run(["rpmbuild", "-bb", "--quiet", "--nodeps", "--target", "x86_64", *defines, str(spec)])
 
 
 def _lay_out(package: Package, tree: Path) -> None:
@@ -186,7 +182,9 @@ class Keyring:
     def sign(self, vendor: str, source: Path, target: Path, *, clear: bool = False) -> None:
         """Write a detached ASCII signature of ``source``, or with ``clear`` the text with its signature in it."""
         how = "--clearsign" if clear else "--detach-sign"
-        self._gpg("--yes", "--local-user", self.fingerprint(vendor), "--armor", how, "--output", str(target), str(source))
+        self._gpg(
+            "--yes", "--local-user", self.fingerprint(vendor), "--armor", how, "--output", str(target), str(source)
+        )
 
     def _gpg(self, *arguments: str, check: bool = True) -> str:
         return _run(["gpg", "--homedir", str(self._folder), "--batch", *arguments], check=check)
@@ -219,9 +217,7 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _run(
-    argv: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, check: bool = True
-) -> str:
+def _run(argv: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, check: bool = True) -> str:
     done = subprocess.run(argv, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise OSError(f"{' '.join(argv[:4])} ended with status {done.returncode}: {done.stderr.strip()[-600:]}")
