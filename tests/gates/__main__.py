@@ -20,7 +20,9 @@ PYTHON = sys.executable
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LAB = (PYTHON, "tests/lab")
 WHOLE_LAB_TESTS = ("test_journey.py", "test_survey_honesty.py", "test_kill_anywhere.py")
-TYPED_FOLDERS = tuple(path for path in ("tests/gates", "tests/lab", "tests/perf") if (ROOT / path).is_dir())
+TYPED_FOLDERS = tuple(
+    path for path in ("tests/gates", "tests/lab", "tests/perf", "tests/integration") if (ROOT / path).is_dir()
+)
 
 
 def pytest(*words: str) -> Command:
@@ -64,10 +66,10 @@ STATIC = (
     ),
     Gate(
         name="types",
-        shows="static types of plugins, gates and lab",
+        shows="static types of plugins, lab and tests",
         commands=(
             ("mypy", "-p", "ansible_collections.onprem.gpu.plugins"),
-            *(("env", f"MYPYPATH={folder}", "mypy", folder) for folder in TYPED_FOLDERS),
+            *(("env", f"MYPYPATH={folder}:tests", "mypy", folder) for folder in TYPED_FOLDERS),
         ),
     ),
     Gate(
