@@ -34,7 +34,7 @@ class Package:
     """What is in a package.
 
     ``version`` is complete (``3:580.173.02-1.el9``) and relations are in the target's own syntax. ``scripts`` maps
-    after_install, before_remove and after_remove to shell text; the latter two run on a removal only, never on an upgrade.
+    after_install, before_remove and after_remove to shell text; the latter two run on removal, never on an upgrade.
     """
 
     name: str
