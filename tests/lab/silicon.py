@@ -8,10 +8,11 @@
 before sysinit.target. Nothing else connects the two, and nothing but the lab's driver packages knows of it.
 
     board       what is soldered: identities and properties of GPUs and NVSwitches, Secure Boot (``key=value`` lines)
-    state       what can change: loaded modules, persistence mode, faults, events; never replaced by a new file, so that a
+    state       what can change: loaded modules, persistence mode, faults, events; never replaced by a new file, so a
                 container that has the file mounted sees changes; every access takes a lock on it
     boot.sh     shows the host its hardware (bind mounts over /sys and /proc), then loads what a real boot would load
     bin/        kernel.py under the names of the programs it stands for: modprobe, rmmod, insmod, lsmod
+    modules/    module files that come with the host's kernel: nouveau
     pci/        shown as /sys/bus/pci           node/  shown as /sys/devices/system/node, when NUMA is simulated
     firmware/   shown as /sys/firmware, when the host has EFI         proc/driver/  shown as /proc/driver
 
@@ -31,6 +32,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+import silicon_modules
 import silicon_numa
 import silicon_pci
 from silicon_files import link, write_in_place
@@ -44,6 +46,13 @@ FORMAT = "1"  # of board and state; a reader refuses any other
 PROGRAMS = ("modprobe", "rmmod", "insmod", "lsmod")
 SECURE_BOOT_VARIABLE = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 SETUP_MODE_VARIABLE = "SetupMode-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+NOUVEAU = (
+    ("license", "GPL and additional rights"),
+    ("description", "nVidia Riva/TNT/GeForce/Quadro/Tesla/Tegra K1+"),
+    ("alias", "pci:v000010DEd*sv*sd*bc03sc*i*"),
+    ("intree", "Y"),
+    ("name", "nouveau"),
+)
 # Bus numbers as a two-socket machine deals them out, each GPU behind a switch of its own.
 GPU_BUSES = (0x18, 0x2A, 0x3A, 0x5D, 0x9A, 0xAB, 0xBA, 0xDB, 0x1C, 0x2E, 0x3E, 0x61, 0x9E, 0xAF, 0xBE, 0xDF)
 FIRST_SWITCH_BUS = 0x05
@@ -159,6 +168,8 @@ def _install_programs(directory: Path) -> None:
         fresh.rename(target)
     for name in PROGRAMS:
         link(directory / "bin" / name, "kernel.py")
+    (directory / "modules").mkdir(exist_ok=True)
+    write_in_place(directory / "modules/nouveau.ko", silicon_modules.module_file(NOUVEAU))
 
 
 # -- the board --------------------------------------------------------------------------------------------------------
@@ -196,6 +207,7 @@ def _gpu_properties(host: Host, index: int, device: PciDevice) -> Iterator[tuple
     yield "architecture", str(ARCHITECTURES[model.architecture])
     yield "compute_capability", model.compute_capability
     yield "numa_node", str(device.numa_node)
+    yield "cpus", device.local_cpus
     yield "power_w", str(model.power_w)
     yield "nvlinks", str(model.nvlinks if host.nvswitches else 0)
     yield "mig", str(int(model.mig))

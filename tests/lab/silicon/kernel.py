@@ -5,8 +5,8 @@
 """The kernel's side of GPU drivers, simulated inside a lab host: loading and unloading nvidia* and nouveau.
 
 Runs under the names modprobe, rmmod, insmod and lsmod, which hand every other module to the real program, and as
-``kernel.py boot`` once per boot. What is loaded is written to ``/var/lib/silicon/state``; what a driver shows in /proc, /sys
-and /dev is made and removed with it. Exit statuses and messages are those of kmod.
+``kernel.py boot`` once per boot. What is loaded is written to ``/var/lib/silicon/state``; what a driver shows in /proc,
+/sys and /dev is made and removed with it. Exit statuses and messages are those of kmod.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def module_fields(file: Path) -> dict[str, str]:
     fields = {}
     for entry in file.read_bytes().split(b"\0"):
         key, equals, value = entry.partition(b"=")
-        if equals and key.isidentifier():
+        if equals and key.isalpha():
             fields[key.decode()] = value.decode(errors="replace")
     return fields
 
@@ -298,22 +298,22 @@ def holders_of(host: Host, module: str) -> list[str]:
 
 def users_of(host: Host, module: str) -> list[int]:
     """Return the processes that have one of the module's device nodes open (those of containers too)."""
-    wanted = {"nvidia": GPU_MAJOR, "nvidia_uvm": UVM_MAJOR}.get(module)
-    if wanted is None:
+    majors = {"nvidia": (GPU_MAJOR, SWITCH_MAJOR), "nvidia_uvm": (UVM_MAJOR,)}.get(module, ())
+    if not majors:
         return []
     users = []
     for folder in Path("/proc").glob("[0-9]*/fd"):
         with contextlib.suppress(OSError):
-            if any(_is_device(entry, wanted) for entry in folder.iterdir()):
+            if any(_is_device(entry, majors) for entry in folder.iterdir()):
                 users.append(int(folder.parent.name))
     return users
 
 
-def _is_device(descriptor: Path, major: int) -> bool:
+def _is_device(descriptor: Path, majors: tuple[int, ...]) -> bool:
     with contextlib.suppress(OSError):
         if "nvidia" in os.readlink(descriptor):
             status = descriptor.stat()
-            return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == major
+            return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in majors
     return False
 
 
@@ -560,6 +560,7 @@ def install_stock_modules(host: Host) -> None:
     built_in = host.modules_folder / "modules.builtin"
     if not built_in.exists() or not built_in.read_text(encoding="ascii"):
         built_in.write_text("".join(f"{file}\n" for file in built_in_modules()), encoding="ascii")
+        built_in.with_name("modules.builtin.modinfo").touch()
         changed = True
     if changed:
         subprocess.run(["depmod", host.release], check=True)
