@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def build(step: Step) -> Path:
         _build_one(go, program, target, step)
         step.say(f"{index}/{len(todo)} {program.name}: {time.monotonic() - started:.0f} s")
     _write_kwok_stages(go, target, step)
+    shutil.rmtree(target / "unfinished", ignore_errors=True)
     return target
 
 
@@ -128,6 +130,9 @@ def build_operands(step: Step) -> Path:
     unfinished.mkdir(parents=True, exist_ok=True)
     env = golang.environment(cgo=True)
     step.run([go, "build", "-ldflags", "-s -w", "-o", f"{unfinished}/", "./cmd/..."], cwd=source, env=env)
+    for earlier in target.parent.glob("operands-*"):
+        if earlier != unfinished:
+            shutil.rmtree(earlier)
     unfinished.rename(target)
     return target
 

@@ -56,10 +56,7 @@ def prepare(host: Host, fleet: Fleet, base: Path, step: Step) -> None:
         step.run(["mount", "-t", "overlay", "-o", layers, f"{settings.NAME_PREFIX}{host.name}", place / "root"])
     if not (place / "prepared").exists():
         _personalise(host, fleet, step)
-        try:
-            silicon.prepare_host(host, place / "silicon")
-        except FileNotFoundError as error:  # TEMPORARY until the silicon is complete
-            step.say(f"{host.name}: no silicon yet: {error}")
+        silicon.prepare_host(host, place / "silicon")
         (place / "prepared").touch()
 
 

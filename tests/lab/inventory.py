@@ -25,10 +25,17 @@ _EXTRA_REPOSITORIES = {
 _KEYS = {"gpu_driver": "cuda", "gpu_toolkit": "toolkit", "gpu_kubelet": "kubernetes"}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Indents lists as the project's YAML style wants them."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, indentless=False)
+
+
 def write(fleet: Fleet) -> None:
     """Write .lab/inventory.yml."""
-    content = yaml.safe_dump(_inventory(fleet), sort_keys=False, width=160)
-    settings.INVENTORY.write_text("# Written by tests/lab; every `lab up` writes it anew.\n" + content)
+    content = yaml.dump(_inventory(fleet), Dumper=_Dumper, sort_keys=False, width=160)
+    settings.INVENTORY.write_text("---\n# Written by tests/lab; every `lab up` writes it anew.\n" + content)
 
 
 def _inventory(fleet: Fleet) -> dict[str, Any]:
