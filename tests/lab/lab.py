@@ -31,7 +31,7 @@ import silicon
 import status as status_report
 import takedown
 from fleet import Fleet
-from progress import LabError, Progress
+from progress import LabError, Progress, Step
 
 KEPT_FLEET = settings.STATE / "fleet.yml"  # the fleet file of the lab that is up
 
@@ -121,8 +121,8 @@ def _bring_up(fleet: Fleet, wanted: Path, progress: Progress) -> None:
     with progress.step("Control plane") as step:
         control_plane.prepare(programs, step)
         control_plane.start(programs, fleet)
-    with progress.step("Package repositories"):
-        _serve_repositories(programs)
+    with progress.step("Package repositories") as step:
+        _serve_repositories(programs, step)
     inventory.write(fleet)
     with progress.step("Wait for the API server") as step:
         control_plane.wait_until_ready()
@@ -133,10 +133,10 @@ def _bring_up(fleet: Fleet, wanted: Path, progress: Progress) -> None:
         kwok.start(programs, fleet.kwok, step)
 
 
-def _serve_repositories(programs: Path) -> None:
+def _serve_repositories(programs: Path, step: Step) -> None:
     try:
         packages = importlib.import_module("packages")
-        root = packages.build(settings.CACHE, programs)
+        root = packages.build(settings.CACHE, programs, step.say)
     except (ModuleNotFoundError, NotImplementedError):  # TEMPORARY until the packages are there
         root = settings.CACHE / "empty"
         root.mkdir(exist_ok=True)
