@@ -226,6 +226,11 @@ nodes:
       before: {labels: {}, taints: []}
       after: {labels: {node-role.kubernetes.io/gpu: ""}, taints: ["nvidia.com/gpu=present:NoSchedule"]}
       ready: true
+missing:
+  description: Names asked for that are no node, sorted.
+  returned: when the API server answered
+  type: list
+  elements: str
 http:
   description: What was sent to the API server.
   returned: when the options were valid
@@ -341,7 +346,7 @@ def main() -> None:
     for name in unknown:
         written[name] = Written(False, None, None, unknown_node(cluster, name))
         wish_of[name] = common
-    report(module, cluster, dict(sorted(written.items())), wish_of)
+    report(module, cluster, dict(sorted(written.items())), wish_of, unknown)
 
 
 def wishes(params: t.Mapping[str, t.Any]) -> tuple[Wish, dict[str, Wish]]:
@@ -437,7 +442,11 @@ def not_ready(name: str, node: Node, seconds: int) -> ClusterError:
 
 
 def report(
-    module: AnsibleModule, cluster: Cluster, written: t.Mapping[str, Written], wish_of: t.Mapping[str, Wish]
+    module: AnsibleModule,
+    cluster: Cluster,
+    written: t.Mapping[str, Written],
+    wish_of: t.Mapping[str, Wish],
+    unknown: list[str],
 ) -> None:
     """End the module, with success or failure, always with the truth about what was changed."""
     nodes = {name: described(result, wish_of[name]) for name, result in written.items()}
@@ -448,7 +457,13 @@ def report(
         for name in changed
         if "after" in nodes[name]
     ]
-    outcome: dict[str, t.Any] = {"changed": bool(changed), "nodes": nodes, "http": cluster.http, "diff": diff}
+    outcome: dict[str, t.Any] = {
+        "changed": bool(changed),
+        "nodes": nodes,
+        "missing": unknown,
+        "http": cluster.http,
+        "diff": diff,
+    }
     summary = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {len(changed)} changed"
     if failed:
         first = next(iter(failed.values()))
