@@ -44,9 +44,10 @@ def kubernetes(binaries: Path, kind: str) -> list[Package]:
 
 
 def runtime(binaries: Path, kind: str) -> list[Package]:
-    """containerd.io. runc is the distribution's."""
+    """containerd.io, which brings its own runc; here that is this machine's."""
     programs = ("containerd", "containerd-shim-runc-v2", "ctr")
     files = {f"/usr/bin/{name}": File(binaries / name, 0o755) for name in programs}
+    files["/usr/bin/runc"] = File(Path("/usr/sbin/runc"), 0o755)
     files["/usr/lib/systemd/system/containerd.service"] = File(_CONTAINERD_UNIT)
     configuration = _CONTAINERD_CONFIGURATION.format(pause=settings.PAUSE_IMAGE)
     files["/etc/containerd/config.toml"] = File(configuration, configuration=True)
@@ -55,7 +56,10 @@ def runtime(binaries: Path, kind: str) -> list[Package]:
             "containerd.io",
             f"{settings.CONTAINERD_VERSION}-1" + ("" if kind == "deb" else ".el9"),
             files=files,
-            depends=("runc",) if kind == "deb" else (),
+            depends=("libseccomp2",) if kind == "deb" else (),
+            provides=("runc",),
+            conflicts=("runc",) if kind == "deb" else (),
+            replaces=("runc",) if kind == "deb" else (),
             scripts={
                 "after_install": f"{_DAEMON_RELOAD}systemctl enable --now containerd.service\n",
                 "before_remove": "systemctl disable --now containerd.service\n",
