@@ -133,7 +133,7 @@ def listing(collections: dict[str, str]) -> str:
 
 
 def install_collections(wanted: dict[str, str]) -> None:
-    say(f"installing {listing(wanted)} from the PyPI package {COLLECTIONS_WHEEL} (54 MB)")
+    say(f"installing {listing(wanted)} from the PyPI package {COLLECTIONS_WHEEL} (54 MB, about half a minute)")
     downloads = ROOT / ".build" / "downloads"
     try:
         run([*PIP, "download", "--no-deps", "--only-binary", ":all:", "--dest", downloads, COLLECTIONS_WHEEL])
