@@ -11,8 +11,8 @@ DOCUMENTATION = r"""
   author:
     - Contributors to the onprem.gpu collection (@onprem)
   description:
-    - Sorts the items of a state document into the steps in which the role P(onprem.gpu.gpu_survey#role) writes them, and
-      leaves out what M(onprem.gpu.survey) found as it should be.
+    - Sorts the items of a state document into the steps in which the role P(onprem.gpu.gpu_survey#role) writes them,
+      and leaves out what M(onprem.gpu.survey) found as it should be.
   positional: differences
   options:
     _input:

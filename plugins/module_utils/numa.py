@@ -34,8 +34,8 @@ def cpus_from_list(text: str) -> list[int]:
     """Return the CPU numbers of a Linux CPU list ("0-1,64-65"); raise ValueError for anything else."""
     numbers: set[int] = set()
     for part in filter(None, text.strip().split(",")):
-        first, _dash, last = part.partition("-")
-        start, end = int(first), int(last or first)
+        first, dash, last = part.partition("-")
+        start, end = int(first), int(last if dash else first)
         if start > end:
             raise ValueError(f"{part} counts down")
         numbers.update(range(start, end + 1))
