@@ -59,7 +59,7 @@ attributes:
     description: Does the same in check mode, since it only reads.
   diff_mode:
     support: full
-    description: Shows every difference. Files are shown with their text, so keep secrets out of documents or use C(no_log).
+    description: Shows every difference, files with their text; keep secrets out of documents or use C(no_log).
   idempotent:
     support: full
     description: The task itself never reports a change.

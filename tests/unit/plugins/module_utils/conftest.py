@@ -11,9 +11,10 @@ import pathlib
 import typing as t
 
 import pytest
+
 from ansible_collections.onprem.gpu.plugins.module_utils.host import CommandResult, Host
 
-Answer = t.Union[CommandResult, t.Callable[[t.Sequence[str]], CommandResult]]
+Answer = CommandResult | t.Callable[[t.Sequence[str]], CommandResult]
 
 
 class HostTree:

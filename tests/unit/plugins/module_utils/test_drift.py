@@ -7,6 +7,9 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ansible_collections.onprem.gpu.plugins.module_utils.drift import (
     ANY_VERSION,
     CheckpointState,
@@ -21,8 +24,6 @@ from ansible_collections.onprem.gpu.plugins.module_utils.drift import (
     disruptions,
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.state_document import DISRUPTIONS, Documents, checked_documents
-from hypothesis import given
-from hypothesis import strategies as st
 
 BEFORE, WHEN_STARTED, LATER = 100, 200, 300  # moments in nanoseconds
 VERSION = "580.159.03"
@@ -32,7 +33,7 @@ VERSION = "580.159.03"
 
 def present_of(documents: Documents) -> Present:
     """A host on which nothing differs, derived from the documents without the code under test."""
-    every = [document for document in documents.values()]
+    every = list(documents.values())
     items = {
         section: [item for document in every for item in document[section]]
         for section in every[0]

@@ -8,6 +8,7 @@ import os
 import time
 
 import pytest
+
 from ansible_collections.onprem.gpu.plugins.module_utils.host import Host, command_failure, run_program
 
 ROOT_READS_EVERYTHING = os.geteuid() == 0

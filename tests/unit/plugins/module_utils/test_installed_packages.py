@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages import (
     Package,
     locked_versions,
@@ -14,8 +17,6 @@ from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages impo
     upstream_version,
     version_matches,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

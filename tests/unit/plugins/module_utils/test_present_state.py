@@ -10,6 +10,7 @@ import pwd
 import time
 
 import pytest
+
 from ansible_collections.onprem.gpu.plugins.module_utils.drift import ANY_VERSION, PackageState, differences
 from ansible_collections.onprem.gpu.plugins.module_utils.host import CommandResult, HostError
 from ansible_collections.onprem.gpu.plugins.module_utils.present_state import read_present

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.onprem.gpu.plugins.module_utils.state_document import DocumentError, checked_documents
 
 

@@ -1,0 +1,192 @@
+# Copyright: Contributors to the onprem.gpu collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import types
+
+import pytest
+
+from ansible_collections.onprem.gpu.plugins.module_utils import nvml
+from ansible_collections.onprem.gpu.plugins.module_utils.nvml import (
+    NvmlSourceError,
+    load,
+    packed_source,
+    read_nvml,
+    read_with,
+    sysfs_address,
+)
+
+
+class FakeNvml:
+    """As much of nvidia-ml-py as is asked for, for two GPUs; `init_code` is what nvmlInit returns."""
+
+    class NVMLError(Exception):
+        def __init__(self, value: int) -> None:
+            super().__init__(f"message {value}")
+            self.value = value
+
+    def __init__(self, init_code: int = 0) -> None:
+        self.init_code = init_code
+        self.running = 0
+
+    def nvmlInit(self):
+        if self.init_code:
+            raise self.NVMLError(self.init_code)
+        self.running += 1
+
+    def nvmlShutdown(self):
+        self.running -= 1
+
+    def nvmlSystemGetDriverVersion(self):
+        return b"580.159.03"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self):
+        return 13010
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlDeviceGetPciInfo(self, device):
+        return types.SimpleNamespace(busId=f"00000000:{device + 0x1B:02X}:00.0".encode())
+
+    def nvmlDeviceGetMemoryInfo(self, device):
+        return types.SimpleNamespace(total=80 << 30)
+
+    def nvmlDeviceGetUUID(self, device):
+        return f"GPU-{device}"
+
+    def nvmlDeviceGetName(self, device):
+        return "NVIDIA H100 80GB HBM3"
+
+    def nvmlDeviceGetSerial(self, device):
+        raise self.NVMLError(3)
+
+    def nvmlDeviceGetMinorNumber(self, device):
+        return device
+
+    def nvmlDeviceGetCudaComputeCapability(self, device):
+        return (9, 0)
+
+    def nvmlDeviceGetMigMode(self, device):
+        return [device, device]
+
+    def nvmlDeviceGetPersistenceMode(self, device):
+        return 1
+
+
+def test_gpus_of_a_working_driver():
+    fake = FakeNvml()
+    state, gpus = read_with(fake)
+    assert state == {
+        "state": "ok",
+        "code": 0,
+        "message": "",
+        "driver_version": "580.159.03",
+        "cuda_version": "13.1",
+        "gpu_count": 2,
+    }
+    assert gpus[0] == {
+        "index": 0,
+        "uuid": "GPU-0",
+        "name": "NVIDIA H100 80GB HBM3",
+        "serial": None,
+        "pci_address": "0000:1b:00.0",
+        "memory_mib": 81920,
+        "minor": 0,
+        "compute_capability": "9.0",
+        "mig_mode": "disabled",
+        "persistence": True,
+    }
+    assert (gpus[1]["pci_address"], gpus[1]["mig_mode"]) == ("0000:1c:00.0", "enabled")
+    assert fake.running == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(9, "driver_not_loaded"), (12, "no_library"), (18, "version_mismatch"), (999, "error")]
+)
+def test_a_driver_that_does_not_answer_is_a_state(code, state):
+    found, gpus = read_with(FakeNvml(code))
+    assert (found["state"], found["code"], found["message"], gpus) == (state, code, f"message {code}", [])
+
+
+@pytest.mark.parametrize("missing", ["nvmlDeviceGetMigMode", "nvmlDeviceGetPersistenceMode", "nvmlDeviceGetPciInfo"])
+def test_a_call_that_is_missing_costs_one_fact(monkeypatch, missing):
+    monkeypatch.delattr(FakeNvml, missing)
+    state, gpus = read_with(FakeNvml())
+    assert state["state"] == "ok"
+    lost = {"nvmlDeviceGetMigMode": "mig_mode", "nvmlDeviceGetPciInfo": "pci_address"}.get(missing, "persistence")
+    assert gpus[0][lost] is None
+    assert gpus[0]["uuid"] == "GPU-0"
+
+
+def test_a_gpu_that_cannot_be_opened_is_counted(monkeypatch):
+    def lost(self, index):
+        if index == 1:
+            raise self.NVMLError(15)
+        return index
+
+    monkeypatch.setattr(FakeNvml, "nvmlDeviceGetHandleByIndex", lost)
+    state, gpus = read_with(FakeNvml())
+    assert state["gpu_count"] == 2
+    assert gpus[1] == {"index": 1}
+
+
+def test_a_driver_that_is_not_loaded_is_not_initialised(monkeypatch):
+    monkeypatch.setattr(nvml.ctypes, "CDLL", lambda name: name)
+    found, gpus = read_nvml("not even looked at", driver_loaded=False)
+    assert (found["state"], found["code"], gpus) == ("driver_not_loaded", 9, [])
+
+
+def test_without_library_nothing_is_compiled(monkeypatch):
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(nvml.ctypes, "CDLL", missing)
+    found, _gpus = read_nvml("not even looked at", driver_loaded=True)
+    assert (found["state"], found["code"]) == ("no_library", 12)
+    assert "cannot open shared object file" in found["message"]
+
+
+@pytest.fixture
+def installed_pynvml(monkeypatch):
+    """The module as installed here; the one a test loads in its place goes away with the test."""
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    pynvml = pytest.importorskip("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", pynvml)
+    return pynvml
+
+
+def test_the_real_source_survives_packing_and_works_without_a_file(installed_pynvml):
+    packed = packed_source(pathlib.Path(installed_pynvml.__file__).read_bytes())
+    loaded = load(packed)
+    assert loaded is not installed_pynvml
+    assert loaded.NVMLError(loaded.NVML_ERROR_DRIVER_NOT_LOADED).value == 9
+    assert isinstance(loaded.NVMLError(18), loaded.NVMLError_LibRmVersionMismatch)
+
+
+def test_the_real_library_wrapper_answers_a_state_where_there_is_no_gpu(installed_pynvml, monkeypatch):
+    monkeypatch.setattr(installed_pynvml, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    monkeypatch.setattr(installed_pynvml, "nvmlLib", None)
+    found, gpus = read_with(installed_pynvml)
+    assert (found["state"], gpus) == ("no_library", [])
+
+
+@pytest.mark.parametrize("packed", ["###", "AAAA", packed_source(b"def broken(:")])
+def test_a_damaged_source_is_an_error_that_says_so(packed):
+    with pytest.raises(NvmlSourceError, match="nvidia-ml-py cannot be used on this host: "):
+        load(packed)
+
+
+@pytest.mark.parametrize(
+    ("bus_id", "address"),
+    [("00000000:1B:00.0", "0000:1b:00.0"), ("00010000:03:00.0", "10000:03:00.0"), (None, None), ("", None)],
+)
+def test_addresses(bus_id, address):
+    assert sysfs_address(bus_id) == address
