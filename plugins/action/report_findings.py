@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
         return {
             "changed": False,
             "failed": bool(errors(found)),
-            "msg": table(found),
+            "msg": "\n".join(table(found)) or "Nothing stands against this host.",
             "_ansible_verbose_always": bool(found),  # a warning nobody sees is none
         }
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
   name: plan_lines
-  short_description: The differences of a host as the lines of a plan
+  short_description: The differences of a host as a plan for people
   version_added: 0.1.0
   author:
     - Contributors to the onprem.gpu collection (@onprem)
   description:
-    - A heading with the number of differences and what changing them disrupts, then one line per difference.
-  positional: host
+    - A heading with the number of differences and what changing them disrupts, then the differences.
+  positional: host, full
   options:
     _input:
       description: RV(onprem.gpu.survey#module:differences).
@@ -23,12 +23,17 @@ DOCUMENTATION = r"""
       description: Name of the host for the heading.
       type: str
       required: true
+    full:
+      description:
+        - With V(true), one line per difference, saying what is there now. Otherwise one line per document and kind.
+      type: bool
+      default: false
 """
 
 EXAMPLES = r"""
 - name: Show what will change
   ansible.builtin.debug:
-    msg: "{{ gpu_survey_result.differences | onprem.gpu.plan_lines(inventory_hostname) }}"
+    msg: "{{ gpu_survey_result.differences | onprem.gpu.plan_lines(inventory_hostname) | join('\n') }}"
 """
 
 RETURN = r"""
@@ -40,7 +45,11 @@ RETURN = r"""
 
 import typing as t
 
-from ansible_collections.onprem.gpu.plugins.module_utils.run_plan import plan_lines
+from ansible_collections.onprem.gpu.plugins.module_utils import run_plan
+
+
+def plan_lines(differences: list[dict[str, t.Any]], host: str, full: bool = False) -> list[str]:
+    return run_plan.difference_lines(differences, host) if full else run_plan.plan_lines(differences, host)
 
 
 class FilterModule:

@@ -54,12 +54,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: The lines of the table; empty without findings.
+  description: The table, one line per finding.
   returned: always
-  type: list
-  elements: str
-  sample:
-    - "error    driver_branch_supports_gpus  gpu-a: Driver branch 595 does not support V100 (Volta). Allowed: 580."
+  type: str
+  sample: "error    driver_branch_supports_gpus  gpu-a: Driver branch 595 does not support V100 (Volta). Allowed: 580."
 """
 
 from ansible.module_utils.basic import AnsibleModule

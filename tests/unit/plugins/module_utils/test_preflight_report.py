@@ -45,16 +45,29 @@ def test_a_table_puts_errors_first():
     assert [line.split()[0] for line in preflight_report.table(found)] == ["error", "warning", "info"]
 
 
+DIFFERENCES = [
+    {"document": "gpu_driver", "kind": "package", "name": "nvidia-open", "disrupts": "gpu", "summary": "install it"},
+    {"document": "gpu_driver", "kind": "package", "name": "nvidia-utils", "disrupts": "gpu", "summary": "install it"},
+    {"document": "gpu_driver", "kind": "hold", "name": "nvidia-open", "disrupts": "none", "summary": "hold it"},
+    {"document": "gpu_kubelet", "kind": "file", "name": "/etc/x", "disrupts": "none", "summary": "/etc/x is missing"},
+    {"document": "gpu_driver", "kind": "module", "name": "nouveau", "disrupts": "reboot", "summary": "unload nouveau"},
+]
+
+
 def test_a_plan_says_how_many_differ_and_what_hurts_most_first():
-    differences = [
-        {"document": "gpu_driver", "disrupts": "gpu", "summary": "nvidia-open 580.173.02 is not installed"},
-        {"document": "gpu_kubelet", "disrupts": "none", "summary": "/etc/x is missing"},
-        {"document": "gpu_driver", "disrupts": "reboot", "summary": "nouveau is loaded"},
+    heading, *lines = run_plan.plan_lines(DIFFERENCES, "gpu-a")
+    assert heading == "gpu-a: 5 to change, disrupts reboot, gpu"
+    assert [line.split() for line in lines] == [
+        ["gpu_driver", "gpu", "package:", "nvidia-open,", "nvidia-utils"],
+        ["gpu_kubelet", "file:", "/etc/x"],
+        ["gpu_driver", "reboot", "module:", "nouveau"],
     ]
-    heading, *lines = run_plan.plan_lines(differences, "gpu-a")
-    assert heading == "gpu-a: 3 to change, disrupts reboot, gpu"
-    assert [line.split()[0] for line in lines] == ["gpu_driver", "gpu_kubelet", "gpu_driver"]
-    assert "nvidia-open 580.173.02 is not installed" in lines[0]
+
+
+def test_the_full_list_has_a_line_for_each_difference():
+    _heading, *lines = run_plan.difference_lines(DIFFERENCES, "gpu-a")
+    assert len(lines) == len(DIFFERENCES)
+    assert "/etc/x is missing" in lines[3]
 
 
 def test_a_plan_without_differences_disrupts_nothing():
