@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 
-from collection_copy import copy_for_ansible_test, fresh_copy
+from collection_copy import copy_for_ansible_test, copy_for_documentation
 from runner import ROOT, Command, Gate, Runner
 
 PYTHON = sys.executable
@@ -57,7 +57,7 @@ STATIC = (
         commands=(
             ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "all", "."),
         ),
-        prepare=fresh_copy,
+        prepare=copy_for_documentation,
     ),
     Gate(
         name="install",
