@@ -16,8 +16,8 @@ DOCUMENTATION = r"""
   options:
     _input:
       description:
-        - The variables of each host, as in C(hostvars). C(gpu_survey_host) and C(gpu_node_object) are looked at where the
-          run got that far.
+        - The variables of each host, as in C(hostvars). C(gpu_survey_host) and C(gpu_node_object) are looked at where
+          the run got that far.
       type: list
       elements: dict
       required: true
