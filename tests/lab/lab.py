@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import importlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import inventory
 import kwok
 import network
 import operator_images
+import packages
 import prerequisites
 import processes
 import rootfs
@@ -134,12 +134,8 @@ def _bring_up(fleet: Fleet, wanted: Path, progress: Progress) -> None:
 
 
 def _serve_repositories(programs: Path, step: Step) -> None:
-    try:
-        packages = importlib.import_module("packages")
-        root = packages.build(settings.CACHE, programs, step.say)
-    except (ModuleNotFoundError, NotImplementedError):  # TEMPORARY until the packages are there
-        root = settings.CACHE / "empty"
-        root.mkdir(exist_ok=True)
+    step.say("building the package repositories when their contents changed (once, about a minute)")
+    root = packages.build(settings.CACHE, programs)
     settings.REPOSITORIES.unlink(missing_ok=True)
     settings.REPOSITORIES.symlink_to(root)
     server = str(settings.LAB_SOURCE / "serve.py")
