@@ -61,8 +61,8 @@ NEEDED_BINARIES = (
 KEEP = 2  # finished builds: the newest, and the one a running lab may still serve
 
 
-def build(cache: Path, binaries: Path) -> Path:
-    """Return the root of the repositories, built when needed.
+def build(cache: Path, binaries: Path, say: Callable[[str], None] = print) -> Path:
+    """Return the root of the repositories, built when needed; ``say`` is told what is being built.
 
     ``cache`` keeps keys and results; ``binaries`` holds the programs of ``NEEDED_BINARIES``. Raises FileNotFoundError
     naming a program that is missing, RuntimeError with the output of a tool that failed.
@@ -79,7 +79,7 @@ def build(cache: Path, binaries: Path) -> Path:
         signers = {name: vendor_key(cache / "keys" / name, name) for name in VENDORS}
         try:
             with tempfile.TemporaryDirectory(prefix="onprem-gpu-packages-") as work:
-                _build_repositories(unfinished, binaries, signers, Path(work))
+                _build_repositories(unfinished, binaries, signers, Path(work), say)
             _write_keys(unfinished / "keys", signers)
         finally:
             for signer in signers.values():
@@ -108,12 +108,17 @@ def _key_of(sources: Iterable[Path]) -> str:
     return content.hexdigest()[:16]
 
 
-def _build_repositories(root: Path, binaries: Path, signers: dict[str, Signer], work: Path) -> None:
+def _build_repositories(
+    root: Path, binaries: Path, signers: dict[str, Signer], work: Path, say: Callable[[str], None]
+) -> None:
+    say("compiling the driver's libraries and daemons")
     drivers = [Driver(version, work / "drivers") for version in DRIVERS]
-    for path, packages in _repositories(drivers, binaries):
+    for path, described in _repositories(drivers, binaries):
+        packages = list(described)
+        say(f"repository {path}: {len(packages)} packages")
         vendor = path.partition("/")[0]
         deb = "rhel" not in path and not path.endswith("rpm")
-        build_all(build_deb if deb else build_rpm, list(packages), root / path, work / path)
+        build_all(build_deb if deb else build_rpm, packages, root / path, work / path)
         if deb:
             finish_apt(root / path, signers[vendor], VENDORS[vendor])
         else:
