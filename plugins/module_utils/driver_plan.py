@@ -15,9 +15,9 @@ version, kernel_modules, flavour, fabric_manager, fabric_manager_version, packag
 and as_of, today as YYYY-MM-DD. Finding: see findings.py.
 
 Package names: NVIDIA's driver installation guide, release 620, and its notes on the renames of branch 590. In the
-Ubuntu repository names carried the branch up to 580; Debian and EL names never did. Ubuntu keeps nvidia-smi in
-nvidia-utils and nvidia-persistenced in nvidia-compute-utils; elsewhere the former is in nvidia-driver-cuda and the
-latter a package of its own.
+Ubuntu repository names carried the branch up to 580; Debian and EL names never did. The NVSwitch packages of Debian and
+Ubuntu lost it with 580 already. Ubuntu keeps nvidia-smi in nvidia-utils and nvidia-persistenced in nvidia-compute-utils;
+elsewhere the former is in nvidia-driver-cuda and the latter a package of its own.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SUPPORTED_OS = {
     "el": ("8", "9", "10"),
 }
 FIRST_BRANCH_WITHOUT_SUFFIX = 590  # in the Ubuntu repository
+FIRST_BRANCH_WITHOUT_FABRIC_SUFFIX = 580  # in the Debian and Ubuntu repositories
 VERSION_SHAPE = re.compile(r"\d{3}\.\d+(\.\d+)?")
 PERSISTENCED = "nvidia-persistenced.service"
 FABRIC_MANAGER = "nvidia-fabricmanager.service"
@@ -181,6 +182,7 @@ def _ubuntu_names(wanted: Wanted) -> list[str]:
     module = "-open" if wanted.kernel_modules == "open" else ""
     compute = [
         f"libnvidia-compute{suffix}",
+        f"libnvidia-cfg1{suffix}",
         f"nvidia-dkms{suffix}{module}",
         f"nvidia-utils{suffix}",
         f"nvidia-compute-utils{suffix}",
@@ -216,8 +218,9 @@ def _el_names(wanted: Wanted) -> list[str]:
 
 def _fabric_names(wanted: Wanted) -> list[str]:
     """Fabric manager and the NVSwitch telemetry library; both refuse to work with a driver of another version."""
-    suffix = _ubuntu_suffix(wanted) if wanted.system == "ubuntu" else ""
-    return [f"nvidia-fabricmanager{suffix}", "libnvidia-nscq"]
+    with_branch = wanted.system != "el" and wanted.branch < FIRST_BRANCH_WITHOUT_FABRIC_SUFFIX
+    suffix = f"-{wanted.branch}" if with_branch else ""
+    return [f"nvidia-fabricmanager{suffix}", f"libnvidia-nscq{suffix}"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

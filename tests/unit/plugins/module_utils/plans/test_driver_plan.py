@@ -46,13 +46,19 @@ def checks(found: list[dict], severity: str = "error") -> list[str]:
         pytest.param(
             "ubuntu2404",
             "580",
-            ["libnvidia-compute-580", "nvidia-dkms-580-open", "nvidia-utils-580", "nvidia-compute-utils-580"],
+            [
+                "libnvidia-compute-580",
+                "libnvidia-cfg1-580",
+                "nvidia-dkms-580-open",
+                "nvidia-utils-580",
+                "nvidia-compute-utils-580",
+            ],
             id="ubuntu, branch in the names",
         ),
         pytest.param(
             "ubuntu2404",
             "595",
-            ["libnvidia-compute", "nvidia-dkms-open", "nvidia-utils", "nvidia-compute-utils"],
+            ["libnvidia-compute", "libnvidia-cfg1", "nvidia-dkms-open", "nvidia-utils", "nvidia-compute-utils"],
             id="ubuntu, renamed from 590 on",
         ),
         pytest.param(
@@ -96,19 +102,21 @@ def test_full_flavour_adds_the_metapackage(gpu_host: MakeHost, system: str, gpu:
 
 
 @pytest.mark.parametrize(
-    ("system", "fabric_manager"),
+    ("system", "branch", "fabric_packages"),
     [
-        ("ubuntu2404", "nvidia-fabricmanager-580"),
-        ("debian12", "nvidia-fabricmanager"),
-        ("rocky9", "nvidia-fabricmanager"),
+        ("ubuntu2404", "570", {"nvidia-fabricmanager-570", "libnvidia-nscq-570"}),
+        ("ubuntu2404", "580", {"nvidia-fabricmanager", "libnvidia-nscq"}),
+        ("debian12", "580", {"nvidia-fabricmanager", "libnvidia-nscq"}),
+        ("rocky9", "570", {"nvidia-fabricmanager", "libnvidia-nscq"}),
     ],
 )
 def test_fabric_manager_and_its_service_come_with_nvswitches_only(
-    gpu_host: MakeHost, system: str, fabric_manager: str
+    gpu_host: MakeHost, system: str, branch: str, fabric_packages: set[str]
 ) -> None:
-    with_switch = plan(gpu_host("H100", system=system, nvswitch=True), wishes())
-    without = plan(gpu_host("H100", system=system), wishes())
-    assert set(names(with_switch)) - set(names(without)) == {fabric_manager, "libnvidia-nscq"}
+    asked = wishes(branch=branch, allow_end_of_life=True)
+    with_switch = plan(gpu_host("H100", system=system, nvswitch=True), asked)
+    without = plan(gpu_host("H100", system=system), asked)
+    assert set(names(with_switch)) - set(names(without)) == fabric_packages
     assert [service["name"] for service in without["services"]] == ["nvidia-persistenced.service"]
     assert [service["name"] for service in with_switch["services"]] == [
         "nvidia-persistenced.service",
