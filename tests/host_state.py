@@ -120,12 +120,11 @@ def modules():
         return found
     with open("/proc/modules") as lines:
         for name in (line.split()[0] for line in lines):
-            if name.startswith(("nvidia", "nouveau", "ib_umad")):
-                try:
-                    with open(f"/sys/module/{name}/version") as file:
-                        found["module " + name] = file.read().strip()
-                except OSError:
-                    found["module " + name] = "loaded"
+            try:
+                with open(f"/sys/module/{name}/version") as file:
+                    found["module " + name] = file.read().strip()
+            except OSError:
+                found["module " + name] = "loaded"
     return found
 
 
