@@ -123,10 +123,9 @@ def test_node_is_ready_and_offers_its_gpus(journey: Journey, host: str, gpus: in
 
 
 @pytest.mark.parametrize("host", GPUS)
-def test_node_has_the_labels_of_the_inventory(journey: Journey, host: str) -> None:
-    wanted = observe.host_variables(host).get("gpu_node_labels", {})
+def test_node_has_its_role_and_the_labels_of_the_inventory(journey: Journey, host: str) -> None:
+    wanted = {"node-role.kubernetes.io/gpu": "", **observe.host_variables(host)["gpu_node_labels"]}
     labels = observe.cluster_objects("get", "node", host)["metadata"]["labels"]
-    assert wanted, "the lab's inventory gives no label, so nothing is shown here"
     assert {name: labels.get(name) for name in wanted} == wanted
 
 
@@ -138,7 +137,6 @@ def test_kubelet_works_with_the_policies_of_the_inventory(journey: Journey, host
         "cpuManagerPolicy": variables["gpu_kubelet_cpu_manager_policy"],
         "memoryManagerPolicy": variables["gpu_kubelet_memory_manager_policy"],
         "topologyManagerPolicy": variables["gpu_kubelet_topology_manager_policy"],
-        "topologyManagerScope": variables["gpu_kubelet_topology_manager_scope"],
     }
     assert {name: configuration[name] for name in wanted} == wanted
 
