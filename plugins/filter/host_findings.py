@@ -11,8 +11,8 @@ DOCUMENTATION = r"""
   author:
     - Contributors to the onprem.gpu collection (@onprem)
   description:
-    - Looks at GPUs, container runtime, the pair of kubelet and containerd versions, cgroup version, swap, Secure Boot
-      with modules that DKMS builds, and nouveau.
+    - Looks at GPUs, container runtime, the versions of kubelet, containerd and API server, cgroup version, swap, Secure
+      Boot with modules that DKMS builds, and nouveau.
   positional: wishes
   options:
     _input:
@@ -21,7 +21,8 @@ DOCUMENTATION = r"""
       required: true
     wishes:
       description:
-        - C(kubelet_version), C(runtime_packages) (as C(gpu_toolkit_runtime_packages)) and C(driver_packages) (names).
+        - C(kubelet_version), C(runtime_packages) (as C(gpu_toolkit_runtime_packages)), C(driver_packages) (names) and
+          C(api_server_version), empty when it is not known.
       type: dict
       required: true
 """
@@ -33,6 +34,7 @@ EXAMPLES = r"""
   vars:
     wishes:
       kubelet_version: 1.37.1
+      api_server_version: v1.37.1
       runtime_packages: []
       driver_packages: [nvidia-kernel-open-dkms]
 """

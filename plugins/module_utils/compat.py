@@ -10,10 +10,11 @@
     answer_refusals(repositories, answers, packages) -> list[Finding]    what repository_info found
 
 Pure. `host` is the registered result of onprem.gpu.gpu_info. `wishes` is `gpu_preflight_wishes`: kubelet_version,
-runtime_packages and driver_packages (names).
+runtime_packages, driver_packages (names) and api_server_version ("" when not known).
 
 Sources: containerd's RELEASES.md and the Kubernetes 1.35 announcement (last minor for containerd 1.x, whose CRI cannot
 tell its cgroup driver); KubeletConfiguration v1beta1 (failCgroupV1 is true since 1.35, failSwapOn by default true);
+Kubernetes' version skew policy (a kubelet is not newer than the API server and at most three minor versions older);
 kernel lockdown: with Secure Boot a module needs a signature by an enrolled key, and DKMS's own key is not one.
 """
 
@@ -28,6 +29,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages impo
 from ansible_collections.onprem.gpu.plugins.module_utils.preflight_report import shown
 
 FIRST_KUBELET_WITHOUT_CONTAINERD_1 = (1, 36)
+MOST_MINOR_VERSIONS_BEHIND = 3
 FIRST_KUBELET_WITHOUT_CGROUP_1 = (1, 35)
 OLDEST_CONTAINERD_FOR_IT = (2, 0)
 CRI_RUNTIMES = ("containerd", "crio", "embedded")  # Docker alone does not serve a kubelet
@@ -44,6 +46,7 @@ def refusals(host: Host, wishes: Wishes) -> list[Finding]:
         *_gpu_refusals(host),
         *_runtime_refusals(host, wishes),
         *_containerd_refusals(host, wishes),
+        *_skew_refusals(wishes),
         *_cgroup_refusals(host, wishes),
         *_swap_refusals(host),
         *_secure_boot_refusals(host, wishes),
@@ -193,6 +196,24 @@ def _containerd_version(host: Host, wishes: Wishes) -> tuple[str, str]:
         if package["name"].startswith("containerd") and package.get("version"):
             return str(package["version"]), "gpu_toolkit_runtime_packages"
     return str(host["runtime"]["containerd"]["version"] or ""), "the containerd package of the host"
+
+
+def _skew_refusals(wishes: Wishes) -> list[Finding]:
+    kubelet, server = version_tuple(wishes["kubelet_version"]), version_tuple(wishes["api_server_version"])
+    if len(kubelet) < 2 or len(server) < 2:
+        return []
+    behind = server[1] - kubelet[1]
+    if kubelet[0] == server[0] and 0 <= behind <= MOST_MINOR_VERSIONS_BEHIND:
+        return []
+    return [
+        finding(
+            check="kubelet_version_skew",
+            value=wishes["kubelet_version"],
+            message=f"Kubelet {wishes['kubelet_version']} does not go with API server {wishes['api_server_version']}.",
+            allowed=f"{server[0]}.{max(server[1] - MOST_MINOR_VERSIONS_BEHIND, 0)} to {server[0]}.{server[1]}",
+            variable="gpu_kubelet_version",
+        )
+    ]
 
 
 def _cgroup_refusals(host: Host, wishes: Wishes) -> list[Finding]:

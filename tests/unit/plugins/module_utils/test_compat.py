@@ -47,12 +47,13 @@ def host(**changes):
 
 
 def wishes(**changes):
-    return {
+    given = {
         "kubelet_version": "1.37.1",
+        "api_server_version": "v1.37.1",
         "runtime_packages": [],
         "driver_packages": ["nvidia-kernel-open-dkms"],
-        **changes,
     }
+    return {**given, **changes}
 
 
 def checks(found):
@@ -118,6 +119,21 @@ def test_a_runtime_that_will_be_installed_is_judged_by_its_wanted_version():
 def test_containerd_1_is_fine_up_to_kubelet_1_35():
     facts = host(runtime__containerd={"version": "1.7.28", "active": True})
     assert compat.refusals(facts, wishes(kubelet_version="1.35.3")) == []
+
+
+@pytest.mark.parametrize("kubelet", ["1.37.0", "1.36.4", "1.34.1", "1.37.9"])
+def test_a_kubelet_up_to_three_minor_versions_older_than_the_api_server_is_fine(kubelet):
+    assert compat.refusals(host(), wishes(kubelet_version=kubelet)) == []
+
+
+@pytest.mark.parametrize("kubelet", ["1.38.0", "1.33.9", "2.0.0"])
+def test_any_other_kubelet_is_refused(kubelet):
+    (found,) = compat.refusals(host(), wishes(kubelet_version=kubelet))
+    assert (found["check"], found["allowed"]) == ("kubelet_version_skew", "1.34 to 1.37")
+
+
+def test_versions_that_are_not_known_are_not_compared():
+    assert compat.refusals(host(), wishes(api_server_version="")) == []
 
 
 def test_cgroup_1_is_fine_up_to_kubelet_1_34():
