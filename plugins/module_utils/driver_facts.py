@@ -13,6 +13,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.host import Host
 from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages import Package
 
 LOADED_MODULES = "/proc/modules"
+MODULE_FOLDERS = "/sys/module"
 LOADED_VERSION = "/sys/module/nvidia/version"
 # "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (...)"
 # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023"
@@ -58,14 +59,28 @@ def is_driver_package(package: Package) -> bool:
 
 
 def loaded_modules(host: Host) -> dict[str, LoadedModule]:
-    """The loadable kernel modules that are loaded, by name."""
-    rows = [line.split() for line in (host.read_text(LOADED_MODULES) or "").splitlines()]
+    """The loadable kernel modules that are loaded, by name; from sysfs where /proc/modules is hidden."""
+    listed = host.read_text(LOADED_MODULES)
+    if listed is None:
+        return _modules_in_sysfs(host)
+    rows = [line.split() for line in listed.splitlines()]
     modules = [
         LoadedModule(row[0], int(row[2]) if row[2].isdigit() else 0, tuple(filter(None, row[3].strip("-").split(","))))
         for row in rows
         if len(row) > 3
     ]
     return {module.name: module for module in modules}
+
+
+def _modules_in_sysfs(host: Host) -> dict[str, LoadedModule]:
+    """Built-in modules have a folder too, but no initstate."""
+    names = [name for name in host.names(MODULE_FOLDERS) if host.exists(f"{MODULE_FOLDERS}/{name}/initstate")]
+    return {name: _module_in_sysfs(host, name) for name in names}
+
+
+def _module_in_sysfs(host: Host, name: str) -> LoadedModule:
+    folder = f"{MODULE_FOLDERS}/{name}"
+    return LoadedModule(name, host.read_number(f"{folder}/refcnt") or 0, tuple(host.names(f"{folder}/holders")))
 
 
 def loaded_driver_version(host: Host) -> str | None:

@@ -16,7 +16,7 @@ and as_of, today as YYYY-MM-DD. Finding: see findings.py.
 
 Package names: NVIDIA's driver installation guide, release 620, and its notes on the renames of branch 590. In the
 Ubuntu repository names carried the branch up to 580; Debian and EL names never did. The NVSwitch packages of Debian and
-Ubuntu lost it with 580 already. Ubuntu keeps nvidia-smi in nvidia-utils and nvidia-persistenced in nvidia-compute-utils;
+Ubuntu lost it with 580. Ubuntu keeps nvidia-smi in nvidia-utils and nvidia-persistenced in nvidia-compute-utils;
 elsewhere the former is in nvidia-driver-cuda and the latter a package of its own.
 """
 

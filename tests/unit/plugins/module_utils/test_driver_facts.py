@@ -4,9 +4,16 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 
-from ansible_collections.onprem.gpu.plugins.module_utils.driver_facts import is_driver_package, read_driver
+from ansible_collections.onprem.gpu.plugins.module_utils.driver_facts import (
+    LoadedModule,
+    is_driver_package,
+    loaded_modules,
+    read_driver,
+)
 from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages import Package
 
 OPEN = """\
@@ -147,3 +154,15 @@ def test_nouveau_is_seen(host_tree):
     found = read_driver(host_tree.host(), [])
     assert found["nouveau_loaded"] is True
     assert found["modules"] == []
+
+
+def test_modules_are_found_in_sysfs_where_the_list_is_hidden(host_tree: t.Any) -> None:
+    for name, references in (("nvidia", 2), ("nvidia_uvm", 0)):
+        host_tree.write(f"/sys/module/{name}/initstate", "live\n")
+        host_tree.write(f"/sys/module/{name}/refcnt", f"{references}\n")
+    host_tree.folder("/sys/module/nvidia/holders/nvidia_uvm")
+    host_tree.folder("/sys/module/kernel")
+    assert loaded_modules(host_tree.host()) == {
+        "nvidia": LoadedModule("nvidia", 2, ("nvidia_uvm",)),
+        "nvidia_uvm": LoadedModule("nvidia_uvm", 0, ()),
+    }
