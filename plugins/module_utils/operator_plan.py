@@ -9,6 +9,7 @@ Names and defaults are those of the chart gpu-operator v26.7.0.
 
 from __future__ import annotations
 
+import json
 import re
 import typing as t
 
@@ -16,8 +17,9 @@ Values = dict[str, t.Any]
 
 GPU = "nvidia.com/gpu"
 DEFAULT_TAINTS = ({"key": GPU, "value": "present", "effect": "NoSchedule"},)
+LONGEST_SHOWN_VALUE = 100  # characters; a list of tolerations would fill the screen
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-UNFINISHED = ("failed", "pending-install", "pending-upgrade", "pending-rollback")
+UNFINISHED = ("failed", "pending-install", "pending-upgrade", "pending-rollback", "uninstalling")
 
 # Labels by which an admin keeps the device plugin off a node.
 _SWITCHES = ("nvidia.com/gpu.deploy.operands", "nvidia.com/gpu.deploy.device-plugin")
@@ -127,7 +129,10 @@ def value_changes(have: t.Any, want: t.Any, path: str = "values") -> list[str]:
 
 
 def _shown(value: t.Any) -> str:
-    return "not set" if value is None else str(value)
+    if value is None:
+        return "not set"
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= LONGEST_SHOWN_VALUE else f"{text[: LONGEST_SHOWN_VALUE - 4]} ..."
 
 
 # --- GPUs ---

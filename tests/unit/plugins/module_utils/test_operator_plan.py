@@ -88,13 +88,18 @@ def test_every_difference_is_a_line() -> None:
     wanted = {"mig": {"strategy": "mixed"}, "cdi": {"enabled": True}}
     assert changes(RELEASE, "v26.7.1", wanted) == [
         "chart: gpu-operator-v26.7.0 -> v26.7.1",
-        "values.cdi.enabled: not set -> True",
+        "values.cdi.enabled: not set -> true",
         "values.mig.strategy: single -> mixed",
     ]
 
 
 def test_a_value_that_is_no_longer_wanted_is_a_difference() -> None:
-    assert changes(RELEASE, wanted={}) == ["values.mig: {'strategy': 'single'} -> not set"]
+    assert changes(RELEASE, wanted={}) == ['values.mig: {"strategy": "single"} -> not set']
+
+
+def test_a_long_value_is_cut_but_still_a_difference() -> None:
+    (line,) = operator_plan.value_changes({"list": []}, {"list": ["x" * 60, "y" * 60]})
+    assert line.startswith('values.list: [] -> ["xxx') and line.endswith(" ...")
 
 
 def test_a_missing_release_is_all_difference() -> None:
