@@ -10,6 +10,7 @@ reasons of its own (host keys, certificates, caches, logs) is left out.
 
 from __future__ import annotations
 
+import glob
 import grp
 import hashlib
 import json
@@ -115,16 +116,16 @@ def services():
 
 
 def modules():
+    """`module x` -> version or loaded, of everything that can be unloaded."""
     found = {}
-    if not os.path.exists("/proc/modules"):  # a kernel without loadable modules
-        return found
-    with open("/proc/modules") as lines:
-        for name in (line.split()[0] for line in lines):
-            try:
-                with open(f"/sys/module/{name}/version") as file:
-                    found["module " + name] = file.read().strip()
-            except OSError:
-                found["module " + name] = "loaded"
+    for path in glob.glob("/sys/module/*/initstate"):
+        folder = os.path.dirname(path)
+        version = os.path.join(folder, "version")
+        content = "loaded"
+        if os.path.exists(version):
+            with open(version) as file:
+                content = file.read().strip()
+        found["module " + os.path.basename(folder)] = content
     return found
 
 
