@@ -16,12 +16,14 @@ before sysinit.target. Nothing else connects the two, and nothing but the lab's 
     pci/        shown as /sys/bus/pci           node/  shown as /sys/devices/system/node, when NUMA is simulated
     firmware/   shown as /sys/firmware, when the host has EFI         proc/driver/  shown as /proc/driver
 
-Faults for tests: ``inject_xid``, ``lose_gpu``, ``restore_gpu``. ``read_board`` and ``read_state`` say what is there.
+Faults for tests: ``inject_xid``, ``lose_gpu``, ``restore_gpu``, and ``edit_state`` for any other value of the state.
+``read_board`` and ``read_state`` say what is there.
 What the mock library and the module simulation do, and the keys of ``board`` and ``state``: ``silicon/README.md``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -39,7 +41,16 @@ from silicon_files import link, write_in_place
 from silicon_models import ARCHITECTURES, MODELS, Model
 from silicon_pci import PciDevice
 
-__all__ = ["MODELS", "inject_xid", "lose_gpu", "prepare_host", "read_board", "read_state", "restore_gpu"]
+__all__ = [
+    "MODELS",
+    "edit_state",
+    "inject_xid",
+    "lose_gpu",
+    "prepare_host",
+    "read_board",
+    "read_state",
+    "restore_gpu",
+]
 
 SOURCE = Path(__file__).resolve().parent / "silicon"
 FORMAT = "1"  # of board and state; a reader refuses any other
@@ -126,9 +137,16 @@ def read_state(directory: Path) -> dict[str, str]:
     return dict(_kernel().read_pairs(directory / "state"))
 
 
+@contextlib.contextmanager
+def edit_state(directory: Path) -> Iterator[dict[str, str]]:
+    """Change the state's pairs; nobody else reads or writes them meanwhile."""
+    with _kernel().edit_pairs(directory / "state") as state:
+        yield state
+
+
 def inject_xid(directory: Path, gpu: int, xid: int) -> None:
     """Let a GPU report an XID: the event sets of all processes, in containers too, deliver it."""
-    with _kernel().edit_pairs(directory / "state") as state:
+    with edit_state(directory) as state:
         number = int(state.get("event.last", "0")) + 1
         state["event.last"] = str(number)
         state[f"event.{number}"] = f"{gpu} {xid}"
@@ -136,13 +154,13 @@ def inject_xid(directory: Path, gpu: int, xid: int) -> None:
 
 def lose_gpu(directory: Path, gpu: int) -> None:
     """Let a GPU fall off the bus: NVML answers GPU_IS_LOST for it until ``restore_gpu`` or a reboot of the host."""
-    with _kernel().edit_pairs(directory / "state") as state:
+    with edit_state(directory) as state:
         state[f"gpu.{gpu}.lost"] = "1"
 
 
 def restore_gpu(directory: Path, gpu: int) -> None:
     """Undo ``lose_gpu``."""
-    with _kernel().edit_pairs(directory / "state") as state:
+    with edit_state(directory) as state:
         state.pop(f"gpu.{gpu}.lost", None)
 
 

@@ -221,7 +221,7 @@ def insert(host: Host, module: str, file: Path, program: str = "modprobe") -> No
     """Put one module file into the kernel. Raises Refused with the kernel's reason."""
     fields = module_fields(file)
     version = fields.get("version", "")
-    flavour = "proprietary" if fields.get("license") == "NVIDIA" else "open"
+    flavour = {"NVIDIA": "proprietary", "Dual MIT/GPL": "open"}.get(fields.get("license", ""), "")
     if reason := refusal(host, module, version, flavour, signed=file.read_bytes().endswith(SIGNATURE)):
         name = f"'{module}'" if program == "modprobe" else f"module {file}"
         raise Refused(f"{program}: ERROR: could not insert {name}: {reason}")
@@ -466,26 +466,31 @@ def unbind_devices(host: Host, driver: str) -> None:
 
 def show_module_list(host: Host) -> None:
     """Bring everything that lists modules up to date: reference counts, holders, /proc/modules, /proc/devices."""
-    lines = (host.silicon / "proc/modules.real").read_text(encoding="ascii") if _has_real_list(host) else ""
-    for module in reversed(host.loaded()):
-        holders, users = holders_of(host, module), users_of(host, module)
+    for module in host.loaded():
         folder = host.root / "sys/module" / module
-        (folder / "refcnt").write_text(f"{len(holders) + len(users)}\n", encoding="ascii")
+        holders = holders_of(host, module)
+        (folder / "refcnt").write_text(f"{len(holders) + len(users_of(host, module))}\n", encoding="ascii")
         for entry in (folder / "holders").iterdir():
             entry.unlink()
         for holder in holders:
             (folder / "holders" / holder).symlink_to(f"../../{holder}")
-        names = "".join(f"{holder}," for holder in holders) or "-"
-        size, count = SIZES.get(module, 65536), len(holders) + len(users)
-        lines += f"{module} {size} {count} {names} Live 0x0000000000000000\n"
-    _rewrite(host.silicon / "proc/modules", lines)
+    _rewrite(host.silicon / "proc/modules", module_list(host))
     devices = host.silicon / "proc/devices.real"
     if devices.exists():
         _rewrite(host.silicon / "proc/devices", _with_majors(devices.read_text(encoding="ascii"), host.loaded()))
 
 
-def _has_real_list(host: Host) -> bool:
-    return (host.silicon / "proc/modules.real").exists()
+def module_list(host: Host) -> str:
+    """Return /proc/modules: the newest module first, the real kernel's own last."""
+    lines = ""
+    for module in reversed(host.loaded()):
+        holders = holders_of(host, module)
+        names = "".join(f"{holder}," for holder in holders) or "-"
+        count = len(holders) + len(users_of(host, module))
+        lines += f"{module} {SIZES.get(module, 65536)} {count} {names} Live 0x0000000000000000\n"
+    with contextlib.suppress(FileNotFoundError):
+        lines += (host.silicon / "proc/modules.real").read_text(encoding="ascii")
+    return lines
 
 
 def _with_majors(devices: str, loaded: dict[str, str]) -> str:
@@ -638,10 +643,9 @@ def insmod(host: Host, arguments: list[str]) -> int:
 
 
 def lsmod(host: Host, _arguments: list[str]) -> int:
-    """Run lsmod, with reference counts as of now."""
-    show_module_list(host)
+    """Run lsmod, with reference counts as of now (as far as the caller may see processes)."""
     print("Module                  Size  Used by")
-    for line in (host.silicon / "proc/modules").read_text(encoding="ascii").splitlines():
+    for line in module_list(host).splitlines():
         name, size, count, holders = line.split()[:4]
         print(f"{name:<19} {size:>8}  {count} {'' if holders == '-' else holders.rstrip(',')}".rstrip())
     return 0
@@ -676,13 +680,19 @@ def _complain(text: str, *, quiet: bool = False) -> int:
     return 1
 
 
-PROGRAMS = {"modprobe": modprobe, "rmmod": rmmod, "insmod": insmod, "lsmod": lsmod}
+PROGRAMS = {"modprobe": modprobe, "rmmod": rmmod, "insmod": insmod}
 
 
 def main(argv: list[str]) -> int:
     """Run as the program whose name was called; loads and unloads take turns."""
     silicon = Path(os.environ.get("SILICON", "/var/lib/silicon"))
     name = Path(argv[0]).name
+    if name == "lsmod":
+        return lsmod(Host(silicon), argv[1:])
+    if os.geteuid() != 0 and name in PROGRAMS:
+        if any(module_name(word) in SIMULATED for word in argv[1:]):
+            return _complain(f"{name}: ERROR: Operation not permitted")
+        return real(name, argv[1:])
     with (silicon / "kernel.lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         host = Host(silicon)
