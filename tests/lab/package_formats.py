@@ -226,7 +226,7 @@ def vendor_key(home: Path, name: str) -> Signer:
     if not (home / "fingerprint").exists():
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True, mode=0o700)
-        gpg = ["gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
+        gpg: list[str | Path] = ["gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
         run([*gpg, "--quick-generate-key", f"onprem.gpu lab {name} <{name}@localhost>", "rsa3072", "sign", "never"])
         listing = run(["gpg", "--homedir", home, "--batch", "--with-colons", "--list-secret-keys"]).decode()
         fingerprint = next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:"))

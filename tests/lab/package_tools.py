@@ -62,9 +62,11 @@ def toolkit_rpm(binaries: Path) -> Iterator[Package]:
     }
     service = scripts.service_rpm(*REFRESH_UNITS, preset=True, start=True)
 
-    def package(name: str, summary: str, files: Files | None = None, *needs: str, **more: scripts.Scripts) -> Package:
-        provides = (f"{name} = {version}",)
-        return Package(name, version, summary, files or {}, [f"{need} = {version}" for need in needs], provides, **more)
+    def package(
+        name: str, summary: str, files: Files | None = None, *needs: str, own: scripts.Scripts | None = None
+    ) -> Package:
+        depends = [f"{need} = {version}" for need in needs]
+        return Package(name, version, summary, files or {}, depends, (f"{name} = {version}",), scripts=own or {})
 
     yield package("libnvidia-container1", "NVIDIA container runtime library")
     yield package(
@@ -77,7 +79,7 @@ def toolkit_rpm(binaries: Path) -> Iterator[Package]:
         "nvidia-container-toolkit-base",
         "NVIDIA Container Toolkit Base",
         _toolkit_files(binaries) | preset,
-        scripts=scripts.joined({"post": RUNTIME_CONFIG}, service),
+        own=scripts.joined({"post": RUNTIME_CONFIG}, service),
     )
     yield package(
         "nvidia-container-toolkit",

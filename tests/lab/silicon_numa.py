@@ -95,7 +95,7 @@ def _write_node(folder: Path, node: int, nodes: int, cpus: Sequence[int]) -> Non
 
 def _mask(mask: int) -> str:
     """Format a bit mask as the kernel does: groups of 32 bits, highest first."""
-    groups = []
+    groups: list[str] = []
     while mask or not groups:
         groups.append(f"{mask & 0xFFFFFFFF:08x}")
         mask >>= 32
