@@ -74,7 +74,8 @@ def loaded_modules(host: Host) -> dict[str, LoadedModule]:
 
 def _modules_in_sysfs(host: Host) -> dict[str, LoadedModule]:
     """Built-in modules have a folder too, but no initstate."""
-    names = [name for name in host.names(MODULE_FOLDERS) if host.exists(f"{MODULE_FOLDERS}/{name}/initstate")]
+    folders = host.names(MODULE_FOLDERS)
+    names = [name for name in folders if host.read_value(f"{MODULE_FOLDERS}/{name}/initstate") == "live"]
     return {name: _module_in_sysfs(host, name) for name in names}
 
 

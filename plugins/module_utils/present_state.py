@@ -21,6 +21,7 @@ not have been read. Limits:
 from __future__ import annotations
 
 import json
+import os
 import re
 import typing as t
 
@@ -204,15 +205,21 @@ def _checkpoint(host: Host, path: str, key: str) -> CheckpointState:
 
 
 def _modules(host: Host, names: t.Sequence[str]) -> dict[str, ModuleState]:
-    loaded = loaded_modules(host) if names else {}
-    return {name: _module(host, name.replace("-", "_"), loaded) for name in names}
+    present = {*loaded_modules(host), *_built_in_modules(host)} if names else set()
+    return {name: _module(host, name.replace("-", "_"), present) for name in names}
 
 
-def _module(host: Host, name: str, loaded: t.Container[str]) -> ModuleState:
+def _built_in_modules(host: Host) -> set[str]:
+    """Modules that are part of the running kernel, from lines such as "kernel/net/bridge/br_netfilter.ko"."""
+    listed = host.read_text(f"/lib/modules/{read_kernel(host)}/modules.builtin") or ""
+    return {os.path.basename(line)[: -len(".ko")].replace("-", "_") for line in listed.splitlines()}
+
+
+def _module(host: Host, name: str, present: t.Container[str]) -> ModuleState:
     folder = f"/sys/module/{name}"
-    # A module that is built into the kernel is not in /proc/modules, and its folder has no initstate.
+    # A module that is built into the kernel is not in /proc/modules, and its folder, where it has one, has no initstate.
     built_in = host.exists(folder) and not host.exists(f"{folder}/initstate")
-    if name not in loaded and not built_in:
+    if name not in present and not built_in:
         return ModuleState()
     version = loaded_driver_version(host) if name == "nvidia" else host.read_value(f"{folder}/version")
     return ModuleState(True, version)

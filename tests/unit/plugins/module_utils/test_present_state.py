@@ -225,6 +225,14 @@ def test_modules_that_are_loaded_or_built_in(host_tree):
     }
 
 
+def test_a_module_that_is_part_of_the_kernel_counts_as_loaded(host_tree):
+    """Not every built-in module has a folder in sysfs."""
+    host_tree.write("/proc/sys/kernel/osrelease", "6.1.0\n")
+    host_tree.write("/lib/modules/6.1.0/modules.builtin", "kernel/net/bridge/br_netfilter.ko\n")
+    modules = read(host_tree, modules=[{"name": "br-netfilter"}, {"name": "overlay"}]).modules
+    assert {name: state.loaded for name, state in modules.items()} == {"br-netfilter": True, "overlay": False}
+
+
 def test_the_driver_tells_its_version_in_proc_where_sysfs_does_not(host_tree):
     host_tree.write("/proc/modules", PROC_MODULES)
     host_tree.write(
