@@ -22,8 +22,6 @@ from ansible_collections.onprem.gpu.plugins.module_utils.state_document import D
 
 ANY_VERSION = "*"  # a dpkg hold keeps whatever is installed
 RUNNING = ("active", "activating", "reloading", "refreshing")
-# What `systemctl is-enabled` says of units that systemd_service takes for enabled.
-ENABLED = ("enabled", "static", "generated")
 
 
 class PackageState(t.NamedTuple):
@@ -60,11 +58,15 @@ class ModuleState(t.NamedTuple):
 
 
 class ServiceState(t.NamedTuple):
-    """A unit: ActiveState, what is-enabled says, and when it last started (nanoseconds since 1970, None: never)."""
+    """A unit: ActiveState, what is-enabled says, and when it last started (nanoseconds since 1970, None: never).
+
+    `enabled` is what systemd_service makes of the enabled state.
+    """
 
     installed: bool = False
     active_state: str = "inactive"
     enabled_state: str = ""
+    enabled: bool = False
     started_ns: int | None = None
 
 
@@ -403,7 +405,7 @@ def _service_parts(item: Item, have: ServiceState, present: Present, rewritten: 
     parts = []
     if item["masked"] is not None and item["masked"] != (have.enabled_state == "masked"):
         parts.append(("masked", "not masked") if item["masked"] else ("not masked", "masked"))
-    if item["enabled"] is not None and item["enabled"] != (have.enabled_state in ENABLED):
+    if item["enabled"] is not None and item["enabled"] != have.enabled:
         shown = have.enabled_state or ("disabled" if have.installed else "not installed")
         parts.append(("enabled" if item["enabled"] else "disabled", shown))
     running = have.active_state in RUNNING

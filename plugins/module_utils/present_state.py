@@ -62,6 +62,9 @@ UNIT_PROPERTIES = (
     "ExecMainStartTimestampMonotonic",
     "ActiveEnterTimestampMonotonic",
 )
+# Where systemctl is-enabled succeeds, systemd_service takes the unit for enabled, but for these answers as a whole.
+ENABLED_STATES = ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated")
+DISABLED_WITHOUT_LINKS = (("enabled-runtime",), ("indirect",), ("alias",))
 # Where Debian's and Red Hat's tools put the initramfs of a kernel.
 INITRAMFS_PATHS = ("/boot/initrd.img-{kernel}", "/boot/initramfs-{kernel}.img")
 
@@ -217,7 +220,7 @@ def _built_in_modules(host: Host) -> set[str]:
 
 def _module(host: Host, name: str, present: t.Container[str]) -> ModuleState:
     folder = f"/sys/module/{name}"
-    # A module that is built into the kernel is not in /proc/modules, and its folder, where it has one, has no initstate.
+    # What is built into the kernel is not in /proc/modules; its folder, where it has one, has no initstate.
     built_in = host.exists(folder) and not host.exists(f"{folder}/initstate")
     if name not in present and not built_in:
         return ModuleState()
@@ -229,30 +232,47 @@ def _services(host: Host, items: t.Sequence[Item]) -> dict[str, ServiceState]:
     names = list(dict.fromkeys(item["name"] for item in items))
     units = show_units(host, names, UNIT_PROPERTIES)
     asked = [name for name in names if units[name].get("LoadState") != "not-found"]
-    enabled = _enabled_states(host, asked, units) if _anyone_asks(items) else {}
+    answers = _enabled_answers(host, asked, units) if _anyone_asks(items) else {}
     offset = host.boot_clock_offset_ns()
-    return {name: _service(units[name], enabled.get(name, ""), offset) for name in names}
+    return {name: _service(units[name], answers.get(name, ("",)), offset) for name in names}
 
 
 def _anyone_asks(items: t.Sequence[Item]) -> bool:
     return any(item["enabled"] is not None or item["masked"] is not None for item in items)
 
 
-def _enabled_states(host: Host, names: t.Sequence[str], units: t.Mapping[str, t.Mapping[str, str]]) -> dict[str, str]:
-    """What is on disk now, as systemd_service asks it; the manager remembers an answer longer than it is true."""
-    result = host.run(("systemctl", "is-enabled", "--", *names)) if names else None
-    lines = result.stdout.split() if result else []
-    if len(lines) == len(names):
-        return dict(zip(names, lines))
-    return {name: units[name].get("UnitFileState", "") for name in names}
+def _enabled_answers(
+    host: Host, names: t.Sequence[str], units: t.Mapping[str, t.Mapping[str, str]]
+) -> dict[str, tuple[str, ...]]:
+    """What is on disk now, as systemd_service asks it; the manager remembers an answer longer than it is true.
+
+    An answer is the state, and after it the links by which the unit is enabled, if systemd tells them.
+    """
+    result = host.run(("systemctl", "is-enabled", "--full", "--", *names)) if names else None
+    answers = parse_is_enabled(result.stdout) if result else []
+    if len(answers) == len(names):
+        return dict(zip(names, answers))
+    return {name: (units[name].get("UnitFileState", ""),) for name in names}
 
 
-def _service(unit: t.Mapping[str, str], enabled_state: str, boot_clock_offset_ns: int) -> ServiceState:
+def parse_is_enabled(text: str) -> list[tuple[str, ...]]:
+    """One tuple a unit: its state, then the indented lines below it."""
+    answers: list[tuple[str, ...]] = []
+    for line in text.splitlines():
+        if line.startswith(" ") and answers:
+            answers[-1] += (line.strip(),)
+        elif line.strip():
+            answers.append((line.strip(),))
+    return answers
+
+
+def _service(unit: t.Mapping[str, str], answer: tuple[str, ...], boot_clock_offset_ns: int) -> ServiceState:
     stamps = [unit.get("ExecMainStartTimestampMonotonic", ""), unit.get("ActiveEnterTimestampMonotonic", "")]
     started = next((int(stamp) for stamp in stamps if stamp.isdigit() and int(stamp) > 0), None)
     return ServiceState(
         installed=unit.get("LoadState") != "not-found",
         active_state=unit.get("ActiveState", "inactive"),
-        enabled_state=enabled_state,
+        enabled_state=answer[0],
+        enabled=answer[0] in ENABLED_STATES and answer not in DISABLED_WITHOUT_LINKS,
         started_ns=None if started is None else started * NANOSECONDS_IN_MICROSECOND + boot_clock_offset_ns,
     )

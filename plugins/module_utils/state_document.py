@@ -67,7 +67,7 @@ def _is_true_or_false(value: t.Any) -> bool:
 
 
 def _is_unit(value: t.Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9:_.\\@-]+", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9:_.\\@-]+", value) is not None and "@." not in value
 
 
 def _is_mode(value: t.Any) -> bool:
@@ -126,7 +126,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "disrupts": DISRUPTS,
     },
     "services": {
-        "name": Rule("the name of one systemd unit", _is_unit, required=True),
+        "name": Rule("the name of one systemd unit, no pattern and no template", _is_unit, required=True),
         "enabled": TRUE_OR_FALSE,
         "state": Rule(
             "started, stopped, or null to leave it alone", lambda value: value in ("started", "stopped", None)
@@ -141,7 +141,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "value": Rule(
             "text, a number, true or false", lambda value: isinstance(value, (str, int, float)), required=True
         ),
-        "service": Rule("the name of one systemd unit", _is_unit, required=True),
+        "service": Rule("the name of one systemd unit, no pattern and no template", _is_unit, required=True),
         "disrupts": DISRUPTS,
     },
 }

@@ -74,7 +74,7 @@ def _file_of(item: dict[str, t.Any]) -> FileState:
 def _service_of(item: dict[str, t.Any]) -> ServiceState:
     enabled = "masked" if item["masked"] else {True: "enabled", False: "disabled", None: "disabled"}[item["enabled"]]
     active = {"started": "active", "stopped": "inactive", None: "active"}[item["state"]]
-    return ServiceState(True, active, enabled, WHEN_STARTED)
+    return ServiceState(True, active, enabled, bool(item["enabled"]), WHEN_STARTED)
 
 
 def ids(documents: Documents, present: Present) -> list[str]:
@@ -237,8 +237,7 @@ def service_changes(document, present):
     for item in document["services"]:
         name, have = item["name"], present.services[item["name"]]
         if item["enabled"] is not None:
-            flipped = "disabled" if item["enabled"] else "enabled"
-            yield f"d/service/{name}", _with(present, "services", name, have._replace(enabled_state=flipped))
+            yield f"d/service/{name}", _with(present, "services", name, have._replace(enabled=not have.enabled))
         if item["state"] is not None:
             flipped = "failed" if item["state"] == "started" else "active"
             yield f"d/service/{name}", _with(present, "services", name, have._replace(active_state=flipped))
@@ -388,7 +387,7 @@ def test_a_program_that_cannot_print_yet_is_a_difference_that_restarts_services(
     present = Present(
         files={"/f": FileState()},
         generated={("nvidia-ctk",): GeneratedContent(problem="nvidia-ctk is not installed")},
-        services={"c.service": ServiceState(True, "active", "enabled", WHEN_STARTED)},
+        services={"c.service": ServiceState(True, "active", "enabled", True, WHEN_STARTED)},
     )
     found = differences(checked_documents({"d": document}), present)
     assert [one.id for one in found] == ["d/generated//f", "d/service/c.service"]
@@ -405,15 +404,23 @@ def test_a_program_that_cannot_print_yet_is_a_difference_that_restarts_services(
         ({"state": "stopped"}, ServiceState(True, "deactivating"), "stopped", "deactivating"),
         ({"enabled": True}, ServiceState(True, "active", "disabled"), "enabled", "disabled"),
         ({"enabled": True}, ServiceState(True, "active", "indirect"), "enabled", "indirect"),
-        ({"enabled": True}, ServiceState(True, "active", "alias"), "enabled", "alias"),
-        ({"enabled": True}, ServiceState(True, "active", "enabled-runtime"), "enabled", "enabled-runtime"),
         ({"enabled": True}, ServiceState(True, "inactive", "masked"), "enabled", "masked"),
-        ({"enabled": False}, ServiceState(True, "active", "static"), "disabled", "static"),
+        ({"enabled": False}, ServiceState(True, "active", "static", True), "disabled", "static"),
         ({"masked": True}, ServiceState(True, "inactive", "disabled"), "masked", "not masked"),
         ({"masked": True}, ServiceState(False), "masked", "not masked"),
         ({"masked": False}, ServiceState(True, "inactive", "masked"), "not masked", "masked"),
-        ({"restarts_on": ["/f"]}, ServiceState(True, "active", "", BEFORE), "restarted for /f", "started before"),
-        ({"restarts_on": ["/f"]}, ServiceState(True, "activating", "", BEFORE), "restarted for /f", "started before"),
+        (
+            {"restarts_on": ["/f"]},
+            ServiceState(True, "active", started_ns=BEFORE),
+            "restarted for /f",
+            "started before",
+        ),
+        (
+            {"restarts_on": ["/f"]},
+            ServiceState(True, "activating", started_ns=BEFORE),
+            "restarted for /f",
+            "started before",
+        ),
     ],
 )
 def test_service_differences(item, have, want_shown, have_shown):
@@ -428,14 +435,13 @@ def test_service_differences(item, have, want_shown, have_shown):
         ({"state": "started"}, ServiceState(True, "activating")),
         ({"state": "stopped"}, ServiceState(True, "failed")),
         ({"state": "stopped", "enabled": False}, ServiceState(False)),
-        ({"enabled": True}, ServiceState(True, "active", "static")),
-        ({"enabled": True}, ServiceState(True, "active", "generated")),
+        ({"enabled": True}, ServiceState(True, "active", "static", True)),
         ({"enabled": False}, ServiceState(True, "active", "indirect")),
         ({"enabled": False, "masked": True}, ServiceState(True, "inactive", "masked")),
-        ({"restarts_on": ["/f"]}, ServiceState(True, "active", "", WHEN_STARTED)),
-        ({"restarts_on": ["/f"]}, ServiceState(True, "inactive", "", BEFORE)),
-        ({"restarts_on": ["/nowhere"]}, ServiceState(True, "active", "", BEFORE)),
-        ({"restarts_on": ["/f"], "state": "stopped"}, ServiceState(True, "inactive", "", BEFORE)),
+        ({"restarts_on": ["/f"]}, ServiceState(True, "active", started_ns=WHEN_STARTED)),
+        ({"restarts_on": ["/f"]}, ServiceState(True, "inactive", started_ns=BEFORE)),
+        ({"restarts_on": ["/nowhere"]}, ServiceState(True, "active", started_ns=BEFORE)),
+        ({"restarts_on": ["/f"], "state": "stopped"}, ServiceState(True, "inactive", started_ns=BEFORE)),
     ],
 )
 def test_services_that_are_as_wanted(item, have):
@@ -450,7 +456,9 @@ def test_a_file_of_one_document_restarts_a_service_of_another():
             "b": {"services": [{"name": "s.service", "restarts_on": ["/f"], "disrupts": "kubelet"}]},
         }
     )
-    present = Present(files={"/f": FileState()}, services={"s.service": ServiceState(True, "active", "", WHEN_STARTED)})
+    present = Present(
+        files={"/f": FileState()}, services={"s.service": ServiceState(True, "active", started_ns=WHEN_STARTED)}
+    )
     assert ids(documents, present) == ["a/file//f", "b/service/s.service"]
 
 
@@ -458,7 +466,7 @@ def test_a_changed_mode_restarts_nothing():
     document = {"files": [{"path": "/f"}], "services": [{"name": "s.service", "restarts_on": ["/f"]}]}
     present = Present(
         files={"/f": FileState("file", "0600", "root", 0, "root", 0)},
-        services={"s.service": ServiceState(True, "active", "", WHEN_STARTED)},
+        services={"s.service": ServiceState(True, "active", started_ns=WHEN_STARTED)},
         modified_ns={"/f": BEFORE},
     )
     assert only(document, present).kind == "file"

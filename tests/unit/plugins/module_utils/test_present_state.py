@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.onprem.gpu.plugins.module_utils.drift import ANY_VERSION, PackageState, differences
 from ansible_collections.onprem.gpu.plugins.module_utils.host import CommandResult, HostError
-from ansible_collections.onprem.gpu.plugins.module_utils.present_state import read_present
+from ansible_collections.onprem.gpu.plugins.module_utils.present_state import parse_is_enabled, read_present
 from ansible_collections.onprem.gpu.plugins.module_utils.state_document import checked_documents
 
 DEBIAN = 'ID=debian\nVERSION_ID="12"\n'
@@ -295,6 +295,32 @@ def test_is_enabled_is_asked_only_where_a_document_cares(host_tree):
 def test_an_is_enabled_that_answers_oddly_is_replaced_by_what_the_manager_knows(host_tree):
     systemd(host_tree, {"a.service": unit(UnitFileState="enabled")}, enabled="one\ntwo\n")
     assert found(host_tree, services=[{"name": "a.service", "enabled": True}]) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "enabled"),
+    [
+        ("enabled\n", True),
+        ("static\n", True),
+        ("generated\n", True),
+        ("disabled\n", False),
+        ("masked\n", False),
+        ("linked\n  /etc/systemd/system/a.service\n", False),
+        ("enabled-runtime\n", False),
+        ("alias\n", False),
+        ("alias\n  /etc/systemd/system/b.service\n", True),
+        ("indirect\n", False),
+        ("indirect\n  /etc/systemd/system/multi-user.target.wants/b.service\n", True),
+    ],
+)
+def test_what_counts_as_enabled_is_what_systemd_service_takes_for_it(host_tree, answer, enabled):
+    systemd(host_tree, {"a.service": unit()}, enabled=answer)
+    assert read(host_tree, services=[{"name": "a.service", "enabled": True}]).services["a.service"].enabled is enabled
+
+
+def test_links_below_an_answer_belong_to_it():
+    text = "enabled\n  /etc/a\n  /etc/b\nstatic\ndisabled\n"
+    assert parse_is_enabled(text) == [("enabled", "/etc/a", "/etc/b"), ("static",), ("disabled",)]
 
 
 def test_a_unit_that_is_not_installed_differs_when_it_is_to_run(host_tree):

@@ -100,6 +100,10 @@ def test_a_mode_of_three_digits_gets_its_fourth():
             {"services": [{"name": "a*.service"}]},
             'services[0].name is "a*.service"; it must be the name of one systemd',
         ),
+        (
+            {"services": [{"name": "a@.service"}]},
+            'services[0].name is "a@.service"; it must be the name of one systemd',
+        ),
         ({"services": [{"name": "a", "state": "restarted"}]}, 'state is "restarted"; it must be started, stopped, or'),
         (
             {"services": [{"name": "a", "restarts_on": "/x"}]},
