@@ -408,8 +408,8 @@ def driver_files(host: Host, version: str, flavour: str) -> dict[str, str]:
 def driver_parameters(host: Host) -> dict[str, str]:
     """Return the driver's parameters: defaults, then what modprobe.d sets (without the prefix NVreg_)."""
     parameters = {
-        # Not the driver's default of 1: a container's own /proc has no driver in it, and with 1 nvidia-cdi-hook insists on
-        # changing that container's view of this very setting.
+        # Not the driver's default of 1: a container's own /proc has no driver in it, and with 1 nvidia-cdi-hook insists
+        # on changing that container's view of this very setting.
         "ModifyDeviceFiles": "0",
         "DeviceFileUID": "0",
         "DeviceFileGID": "0",

@@ -946,20 +946,22 @@ static bool holds(int folder, const char *number_text, const char *node) {
     return base && !strcmp(base + 1, node);
 }
 
-/* A process computes on a GPU when it holds the GPU's node and the unified memory node, as CUDA programs do. */
+/* A process computes on a GPU when it holds the unified memory node and the GPU's node, as CUDA contexts do. A client of
+ * this library holds the nodes of all GPUs once for that alone; it is known by the control node. */
 static bool computes(const char *pid, const char *gpu_node) {
     char path[300];
-    bool has_gpu = false, has_uvm = false;
+    int gpu = 0, uvm = 0, control = 0;
     snprintf(path, sizeof path, "/proc/%s/fd", pid);
     DIR *folder = opendir(path);
     if (!folder)
         return false;
-    for (struct dirent *entry; (entry = readdir(folder)) && !(has_gpu && has_uvm);) {
-        has_gpu |= holds(dirfd(folder), entry->d_name, gpu_node);
-        has_uvm |= holds(dirfd(folder), entry->d_name, "nvidia-uvm");
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        gpu += holds(dirfd(folder), entry->d_name, gpu_node);
+        uvm += holds(dirfd(folder), entry->d_name, "nvidia-uvm");
+        control += holds(dirfd(folder), entry->d_name, "nvidiactl");
     }
     closedir(folder);
-    return has_gpu && has_uvm;
+    return uvm && gpu > (control ? 1 : 0);
 }
 
 static unsigned find_processes(const struct gpu *gpu, unsigned pids[MOST_PROCESSES]) {

@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,33 @@ def test_topology_and_nvlink_follow_numa_and_switches(node: Node) -> None:
     )
     assert answer == [40, 50, 1, "0000" + board["nvswitch.1.pci"].upper()]
     assert node.ask("n.nvmlDeviceGetNvLinkState(h(0), 18)")["error"] == pynvml.NVML_ERROR_INVALID_ARGUMENT
+
+
+def test_a_process_computes_on_the_gpus_it_holds_together_with_unified_memory(node: Node) -> None:
+    (node.devices / "nvidia-uvm").touch()
+    hold = f"import os, sys; [os.open(f'{node.devices}/{{name}}', os.O_RDONLY) for name in sys.argv[1:]]; input()"
+    commands = ([sys.executable, "-c", hold, *names] for names in (["nvidia1", "nvidia-uvm"], ["nvidia2"]))
+    holders = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for command in commands]
+    try:
+        _wait_until(lambda: all(_holds_below(holder.pid, node.devices) for holder in holders))
+        answer = node.ask("[[p.pid for p in n.nvmlDeviceGetComputeRunningProcesses(h(i))] for i in range(4)]")
+    finally:
+        for holder in holders:
+            holder.communicate(b"\n")
+    assert [holders[0].pid in pids for pids in answer] == [False, True, False, False]
+    assert not any(holders[1].pid in pids for pids in answer)
+
+
+def _holds_below(pid: int, folder: Path) -> bool:
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    return any(os.path.realpath(link).startswith(str(folder)) for link in links)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_error_texts_come_from_the_library(node: Node) -> None:
