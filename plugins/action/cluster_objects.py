@@ -67,13 +67,13 @@ class ActionModule(ActionBase):
 
 
 def report(found: list[dict[str, t.Any]], written: dict[str, t.Any]) -> dict[str, t.Any]:
-    failures = [f"{one['object']}: {one['error']}" for one in found if one["error"]]
+    failed = [one for one in found if one["error"]]
     result: dict[str, t.Any] = {
         "changed": any(one["changed"] for one in found),
-        "objects": [{key: one[key] for key in ("object", "changed", "error")} for one in found],
+        "objects": [{key: one[key] for key in ("object", "changed", "error")} for one in failed or found],
         "diff": [one["diff"] for one in found if one["diff"]],
         "warnings": written.get("warnings") or [],
     }
-    if failures:
-        result.update(failed=True, msg="\n".join(failures))
+    if failed:
+        result.update(failed=True, msg="\n".join(f"{one['object']}: {one['error']}" for one in failed))
     return result

@@ -11,7 +11,7 @@ DOCUMENTATION = r"""
   author:
     - Contributors to the onprem.gpu collection (@onprem)
   description:
-    - Names the namespaces that belong to teams whose state is absent, and that exist.
+    - Returns the namespaces that belong to teams whose state is absent, and that exist.
   positional: namespaces
   options:
     _input:
@@ -34,9 +34,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
   _value:
-    description: Names of namespaces.
+    description: Definitions of the namespaces, with nothing but their names.
     type: list
-    elements: str
+    elements: dict
 """
 
 import typing as t
@@ -45,8 +45,11 @@ from ansible_collections.onprem.gpu.plugins.module_utils.tenancy import removabl
 from ansible_collections.onprem.gpu.plugins.module_utils.tenancy_problems import namespace_of
 
 
-def tenancy_removal(teams: list[dict[str, t.Any]], namespaces: list[str]) -> list[str]:
-    return [namespace_of(team) for team in removable(teams, namespaces)]
+def tenancy_removal(teams: list[dict[str, t.Any]], namespaces: list[str]) -> list[dict[str, t.Any]]:
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace_of(team)}}
+        for team in removable(teams, namespaces)
+    ]
 
 
 class FilterModule:

@@ -79,7 +79,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 objects:
-  description: What became of each object, in the order of O(objects).
+  description: What became of each object, in the order of O(objects). When some failed, only those.
   returned: success, and when the API server refused some of them
   type: list
   elements: dict
