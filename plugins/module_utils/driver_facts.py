@@ -28,28 +28,22 @@ OTHER_PACKAGE = re.compile(r"container|docker|pinning|^dnf-plugin|^nvidia-(cuda|
 OPEN_LICENSES = ("Dual MIT/GPL", "GPL")
 
 
-class LoadedModule(t.NamedTuple):
-    """A line of /proc/modules: how many users it has, and which of them are modules."""
-
-    name: str
-    references: int
-    dependents: tuple[str, ...]
-
-
 def read_driver(host: Host, packages: t.Sequence[Package]) -> dict[str, t.Any]:
     """The driver as installed and as loaded; every version may be missing."""
     loaded = loaded_modules(host)
     on_disk = _module_on_disk(host)
-    nvidia = [name for name in loaded if name == "nvidia" or name.startswith("nvidia_")]
+    nvidia = sorted(name for name in loaded if name == "nvidia" or name.startswith("nvidia_"))
+    version = loaded_driver_version(host)
     return {
         "packages": {package.name: package.version for package in packages if is_driver_package(package)},
         "held": [package.name for package in packages if is_driver_package(package) and package.held],
-        "module_version": loaded_driver_version(host),
+        "module_version": version,
         "installed_module_version": on_disk.get("version"),
         "flavour": _flavour(host.read_text(DRIVER_BANNER), on_disk.get("license")),
         "nouveau_loaded": "nouveau" in loaded,
-        "modules": sorted(nvidia),
-        "users": host.open_files(DEVICE_PREFIX) if _in_use(loaded) else [],
+        "modules": nvidia,
+        # Looking through all processes is dear, and without the driver there is nothing to hold open.
+        "users": host.open_files(DEVICE_PREFIX) if nvidia or version else [],
     }
 
 
@@ -58,43 +52,20 @@ def is_driver_package(package: Package) -> bool:
     return package.installed and bool(DRIVER_PACKAGE.search(package.name)) and not OTHER_PACKAGE.search(package.name)
 
 
-def loaded_modules(host: Host) -> dict[str, LoadedModule]:
-    """The loadable kernel modules that are loaded, by name; from sysfs where /proc/modules is hidden."""
+def loaded_modules(host: Host) -> set[str]:
+    """The loadable kernel modules that are loaded; from sysfs where /proc/modules is hidden."""
     listed = host.read_text(LOADED_MODULES)
-    if listed is None:
-        return _modules_in_sysfs(host)
-    rows = [line.split() for line in listed.splitlines()]
-    modules = [
-        LoadedModule(row[0], int(row[2]) if row[2].isdigit() else 0, tuple(filter(None, row[3].strip("-").split(","))))
-        for row in rows
-        if len(row) > 3
-    ]
-    return {module.name: module for module in modules}
-
-
-def _modules_in_sysfs(host: Host) -> dict[str, LoadedModule]:
-    """Built-in modules have a folder too, but no initstate."""
+    if listed is not None:
+        return {line.split()[0] for line in listed.splitlines() if line.strip()}
+    # Built-in modules have a folder too, but no initstate.
     folders = host.names(MODULE_FOLDERS)
-    names = [name for name in folders if host.read_value(f"{MODULE_FOLDERS}/{name}/initstate") == "live"]
-    return {name: _module_in_sysfs(host, name) for name in names}
-
-
-def _module_in_sysfs(host: Host, name: str) -> LoadedModule:
-    folder = f"{MODULE_FOLDERS}/{name}"
-    return LoadedModule(name, host.read_number(f"{folder}/refcnt") or 0, tuple(host.names(f"{folder}/holders")))
+    return {name for name in folders if host.read_value(f"{MODULE_FOLDERS}/{name}/initstate") == "live"}
 
 
 def loaded_driver_version(host: Host) -> str | None:
     """Version of the nvidia module that is loaded, or None."""
     banner = BANNER_VERSION.search(host.read_text(DRIVER_BANNER) or "")
     return host.read_value(LOADED_VERSION) or (banner.group(1) if banner else None)
-
-
-def _in_use(loaded: t.Mapping[str, LoadedModule]) -> bool:
-    """Whether anything but other modules holds one of the driver's: looking through all processes is dear."""
-    return any(
-        module.references > len(module.dependents) for name, module in loaded.items() if name.startswith("nvidia")
-    )
 
 
 def _module_on_disk(host: Host) -> dict[str, str]:

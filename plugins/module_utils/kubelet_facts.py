@@ -87,6 +87,8 @@ NONE = Distribution(
 UNITS = (KUBELET_UNIT, "k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service")
 
 NODE_NAME_MARK = b"system:node:"
+# In the kubelet's configuration, a YAML file; the flag of the same meaning counts before it.
+ENDPOINT_LINE = re.compile(r"^containerRuntimeEndpoint:\s*[\"']?([^\s\"']+)", re.MULTILINE)
 FLAG = re.compile(r"--([a-z0-9-]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -95,7 +97,7 @@ def read_kubelet(host: Host, packages: t.Sequence[Package], units: Units) -> dic
     distribution = _distribution(host)
     flags = read_flags(host, units)
     root = flags.get("root-dir") or DEFAULT_ROOT
-    config_dir = flags.get("config-dir")
+    config_file, config_dir = flags.get("config"), flags.get("config-dir")
     return {
         "version": _version(host, packages, distribution),
         "active": any(is_active(units, unit) for unit in distribution.units),
@@ -103,10 +105,10 @@ def read_kubelet(host: Host, packages: t.Sequence[Package], units: Units) -> dic
         "joined": host.exists(distribution.kubeconfig),
         "node_name": flags.get("hostname-override") or _name_in_certificate(host, distribution.certificate),
         "root_dir": root,
-        "config_file": flags.get("config"),
+        "config_file": config_file,
         "config_dir": config_dir,
         "drop_ins": _drop_ins(host, config_dir),
-        "cri_endpoint": flags.get("container-runtime-endpoint"),
+        "cri_endpoint": flags.get("container-runtime-endpoint") or _configured_endpoint(host, config_file),
         "cpu_manager_state": _policy(host, f"{root}/cpu_manager_state"),
         "memory_manager_state": _policy(host, f"{root}/memory_manager_state"),
     }
@@ -182,6 +184,11 @@ def _drop_ins(host: Host, config_dir: str | None) -> list[str]:
     if not config_dir:
         return []
     return [f"{config_dir.rstrip('/')}/{name}" for name in host.names(config_dir) if name.endswith(".conf")]
+
+
+def _configured_endpoint(host: Host, config_file: str | None) -> str | None:
+    line = ENDPOINT_LINE.search(host.read_text(config_file) or "") if config_file else None
+    return line.group(1) if line else None
 
 
 def _policy(host: Host, path: str) -> str | None:

@@ -467,7 +467,7 @@ runtime:
       type: dict
       sample: {active: false, socket: null}
     cri_socket:
-      description: The endpoint the kubelet is started with, else the only CRI socket on the host, else V(null).
+      description: RV(kubelet.cri_endpoint), else the only CRI socket on the host, else V(null).
       type: str
       sample: unix:///run/containerd/containerd.sock
 toolkit:
@@ -526,7 +526,7 @@ kubelet:
       elements: str
       sample: [/etc/kubernetes/kubelet.conf.d/50-onprem-gpu.conf]
     cri_endpoint:
-      description: Value of the kubelet's C(--container-runtime-endpoint), V(null) when not given.
+      description: The endpoint the kubelet is given by flag or configuration file, V(null) when neither tells.
       type: str
       sample: unix:///run/containerd/containerd.sock
     cpu_manager_state:

@@ -124,6 +124,21 @@ def test_flags_of_a_kubelet_that_does_not_run_come_from_its_files(host_tree):
 
 
 @pytest.mark.parametrize(
+    ("line", "endpoint"),
+    [
+        ("containerRuntimeEndpoint: unix:///run/containerd/containerd.sock", "unix:///run/containerd/containerd.sock"),
+        ('containerRuntimeEndpoint: "unix:///run/crio/crio.sock"', "unix:///run/crio/crio.sock"),
+        ('containerRuntimeEndpoint: ""', None),
+        ("#containerRuntimeEndpoint: unix:///x", None),
+    ],
+)
+def test_the_endpoint_may_be_in_the_configuration(host_tree, line, endpoint):
+    host_tree.write("/etc/default/kubelet", "KUBELET_EXTRA_ARGS=--config=/etc/kubelet.yaml\n")
+    host_tree.write("/etc/kubelet.yaml", f"kind: KubeletConfiguration\n{line}\ncpuManagerPolicy: static\n")
+    assert read_kubelet(host_tree.host(), [], {})["cri_endpoint"] == endpoint
+
+
+@pytest.mark.parametrize(
     ("sign", "kubeconfig", "distribution"),
     [
         ("/etc/kubernetes/kubelet.env", "/etc/kubernetes/kubelet.conf", "kubespray"),
