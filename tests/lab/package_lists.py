@@ -21,7 +21,7 @@ from package_formats import File, Package
 
 DEB_LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 EL_LIBRARIES = "/usr/lib64"
-FIRST_BRANCH_WITHOUT_SUFFIX = 590
+FIRST_BRANCH_WITHOUT_SUFFIX, LAST_BRANCH_WITH_SUFFIX = 590, 580
 PINNED = "*nvidia* cuda-drivers* libcuda* libnv* libxnvctrl* nvidia*"
 
 
@@ -214,8 +214,9 @@ def ubuntu_driver(driver: Driver) -> Iterator[Package]:
     def same(*names: str) -> tuple[str, ...]:
         return tuple(f"{name} (= {revision})" for name in names)
 
-    def other_branch(stem: str, flavour: str = "") -> tuple[str, ...]:
-        return (f"{stem}{flavour}",) if with_suffix else (f"{stem}-580{flavour}",)
+    def older_name(stem: str, flavour: str = "") -> tuple[str, ...]:
+        """What a package was called while names had the branch; it takes that one's place."""
+        return () if with_suffix else (f"{stem}-{LAST_BRANCH_WITH_SUFFIX}{flavour}",)
 
     def package(
         stem: str,
@@ -225,8 +226,8 @@ def ubuntu_driver(driver: Driver) -> Iterator[Package]:
         flavour: str = "",
         **more: object,
     ) -> Package:
-        rivals = other_branch(stem, flavour)
-        more = {"conflicts": rivals, "replaces": rivals, **more}
+        older = older_name(stem, flavour)
+        more = {"provides": older, "conflicts": older, "replaces": older, **more}
         return Package(named(stem, flavour), revision, summary, files or {}, depends, **more)  # type: ignore[arg-type]
 
     def library(stem: str, summary: str, files: Files, *depends: str) -> Package:
@@ -266,7 +267,7 @@ def ubuntu_driver(driver: Driver) -> Iterator[Package]:
         "nvidia-kernel-common",
         "Shared files used with the kernel module",
         modprobe_configuration(),
-        (*same(named("nvidia-firmware")), "nvidia-modprobe"),
+        (*same(named("nvidia-firmware")), f"nvidia-modprobe (>= {revision})"),
     )
     for flavour, kind in (("-open", "open"), ("", "proprietary")):
         source, dkms = named("nvidia-kernel-source", flavour), named("nvidia-dkms", flavour)
@@ -276,7 +277,7 @@ def ubuntu_driver(driver: Driver) -> Iterator[Package]:
             f"NVIDIA kernel source package ({kind})",
             driver.dkms_source(kind),
             flavour=flavour,
-            conflicts=(*other_branch("nvidia-kernel-source", flavour), named("nvidia-kernel-source", rival)),
+            conflicts=(*older_name("nvidia-kernel-source", flavour), named("nvidia-kernel-source", rival)),
         )
         yield package(
             "nvidia-dkms",
