@@ -68,6 +68,8 @@ def _common_variables() -> dict[str, Any]:
         "gpu_toolkit_runtime_packages": [{"name": "containerd.io", "version": settings.CONTAINERD_VERSION}],
         # cgroup v1 and a kernel without its configuration: kubeadm's system check cannot pass in a container.
         "gpu_node_ignore_preflight_errors": ["SystemVerification"],
+        "gpu_operator_chart_ref": str(settings.LAB_SOURCE / "operator" / "chart"),
+        "gpu_operator_helm_binary": str(settings.BIN / "helm"),
     }
 
 
