@@ -73,8 +73,8 @@ def _module_on_disk(host: Host) -> dict[str, str]:
     result = host.run(("modinfo", "nvidia"))
     if result is None or result.rc != 0:
         return {}
-    pairs = (line.partition(":") for line in result.stdout.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs if name.strip() in ("version", "license")}
+    pairs = (line.split(":", 1) for line in result.stdout.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs if name.strip() in ("version", "license")}
 
 
 def _flavour(banner: str | None, license_on_disk: str | None) -> str | None:

@@ -90,7 +90,7 @@ def sysfs_address(bus_id: str | None) -> str | None:
     """NVML's "00000000:1B:00.0" as sysfs writes it: "0000:1b:00.0"."""
     if not bus_id:
         return None
-    domain, _, rest = bus_id.lower().partition(":")
+    domain, rest = bus_id.lower().split(":", 1)
     return f"{int(domain, 16):04x}:{rest}"
 
 

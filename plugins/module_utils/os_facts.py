@@ -55,8 +55,8 @@ def read_os(host: Host) -> dict[str, t.Any]:
 def read_release(host: Host) -> dict[str, str]:
     """The variables of os-release(5)."""
     text = host.read_text("/etc/os-release") or host.read_text("/usr/lib/os-release") or ""
-    pairs = (line.partition("=") for line in text.splitlines() if re.match(r"[A-Z_]+=", line))
-    return {name: _unquoted(value) for name, _, value in pairs}
+    pairs = (line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Z_]+=", line))
+    return {name: _unquoted(value) for name, value in pairs}
 
 
 def os_family(release: t.Mapping[str, str]) -> str | None:

@@ -69,8 +69,8 @@ def parse_cpu_list(text: str) -> list[int]:
     """The kernel's list format: "0-2,8" gives [0, 1, 2, 8]."""
     numbers: list[int] = []
     for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        numbers.extend(range(int(first), int(last or first) + 1))
+        first_and_last = part.split("-")
+        numbers.extend(range(int(first_and_last[0]), int(first_and_last[-1]) + 1))
     return numbers
 
 

@@ -14,6 +14,11 @@ description:
   - Reads files below C(/proc), C(/sys) and C(/etc), and starts one package query, C(modinfo) and one C(systemctl show).
     It changes nothing, and does not load the driver when it is not loaded.
   - What cannot be read is left out (V(null) or empty) and named in RV(errors); it does not fail the task.
+options:
+  _nvidia_ml_py:
+    description:
+      - The source of nvidia-ml-py, packed. The action plugin of this module fills it in; there is no reason to set it.
+    type: str
 requirements:
   - Python 3.9 or newer on the host, and nothing else.
   - nvidia-ml-py on the controller; an action plugin sends it to the host with the call.
