@@ -78,7 +78,7 @@ def _programs() -> Iterator[Program]:
             ldflags=f"-X {_NVIDIA_TOOLKIT}/internal/info.version={settings.NVIDIA_TOOLKIT_VERSION}",
             cgo=True,
         )
-    yield Program("helm", "helm.sh/helm/v4/cmd/helm", version=f"v{settings.HELM_VERSION}")
+    yield Program("helm", "helm.sh/helm/v3/cmd/helm", version=f"v{settings.HELM_VERSION}")
     yield Program("kwok", "sigs.k8s.io/kwok/cmd/kwok", version=f"v{settings.KWOK_VERSION}")
 
 
