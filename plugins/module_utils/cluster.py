@@ -516,6 +516,8 @@ def _configuration(options: t.Mapping[str, t.Any]) -> t.Any:
     if options.get("api_key"):
         configuration.api_key = {"authorization": f"Bearer {options['api_key']}"}
         configuration.refresh_api_key_hook = None
+        if not options.get("client_cert"):  # a certificate of the kubeconfig would win over the token
+            configuration.cert_file = configuration.key_file = None
     return configuration
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import kubernetes
 import observe
 import pytest
+import urllib3
 
 LAB = (sys.executable, str(observe.ROOT / "tests" / "lab"))
 
@@ -21,6 +24,19 @@ def hosts() -> list[str]:
     if status.returncode != 0:
         pytest.fail(f"the lab is not up (make lab-up): {status.stdout.strip()} {status.stderr.strip()}", pytrace=False)
     return observe.hosts()
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    """The lab's kubeconfig; without an API server that answers nothing here can run."""
+    if not observe.KUBECONFIG.exists():
+        pytest.fail(f"the lab is not up (make lab-up): there is no {observe.KUBECONFIG}", pytrace=False)
+    client = kubernetes.config.new_client_from_config(str(observe.KUBECONFIG))
+    try:
+        kubernetes.client.VersionApi(client).get_code(_request_timeout=10)
+    except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError) as error:
+        pytest.fail(f"the lab's API server does not answer (make lab-up): {error}", pytrace=False)
+    return observe.KUBECONFIG
 
 
 @pytest.fixture(scope="session")
