@@ -117,11 +117,13 @@ def _without_architecture(version: str) -> str:
 
 
 def _covers(pattern: str, package: Package) -> bool:
+    return any(fnmatch.fnmatchcase(spec, pattern) for spec in package_specs(package))
+
+
+def package_specs(package: Package) -> list[str]:
+    """Every way in which dnf and rpm let an installed package be named: name, with version, with architecture."""
     without_epoch = _without_epoch(package.version)
     epoch = package.version.split(":", 1)[0] if ":" in package.version else "0"
-    names = [package.name, *(f"{package.name}-{version}" for version in (without_epoch, f"{epoch}:{without_epoch}"))]
-    return any(
-        fnmatch.fnmatchcase(candidate, pattern)
-        for name in names
-        for candidate in (name, f"{name}.{package.architecture}")
-    )
+    versions = (_without_revision(without_epoch), without_epoch, f"{epoch}:{without_epoch}")
+    names = [package.name, *(f"{package.name}-{version}" for version in versions)]
+    return [spec for name in names for spec in (name, f"{name}.{package.architecture}")]

@@ -37,7 +37,11 @@ from ansible_collections.onprem.gpu.plugins.module_utils.drift import (
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.driver_facts import loaded_driver_version, loaded_modules
 from ansible_collections.onprem.gpu.plugins.module_utils.host import Host, HostError, command_failure
-from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages import Package, locked_versions
+from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages import (
+    Package,
+    locked_versions,
+    package_specs,
+)
 from ansible_collections.onprem.gpu.plugins.module_utils.os_facts import os_family, read_kernel, read_release
 from ansible_collections.onprem.gpu.plugins.module_utils.package_queries import (
     all_packages,
@@ -136,11 +140,12 @@ def _dpkg_unfinished(host: Host, found: t.Sequence[Package]) -> dict[str, str]:
 def _rpm_states(
     names: t.Sequence[str], found: t.Sequence[Package], patterns: t.Sequence[str]
 ) -> dict[str, PackageState]:
-    by_name = {name: [package for package in found if package.name == name] for name in names}
+    # A document may name one version of a package, such as the kernel headers of the running kernel.
+    by_name = {name: [package for package in found if name in package_specs(package)] for name in names}
     return {
         name: PackageState(
             installed=tuple(dict.fromkeys(package.version for package in installed)),
-            held_at=tuple(locked_versions(name, installed, patterns)),
+            held_at=tuple(locked_versions(installed[0].name if installed else name, installed, patterns)),
         )
         for name, installed in by_name.items()
     }

@@ -102,6 +102,21 @@ def test_rpm_answers_with_locks_from_dnf(host_tree):
     assert [call[1] for call in host_tree.calls] == ["-q"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kernel-devel",
+        "kernel-devel-5.14.0-503.el9",
+        "kernel-devel-5.14.0-503.el9.x86_64",
+        "kernel-devel-0:5.14.0-503.el9.x86_64",
+    ],
+)
+def test_rpm_packages_may_be_named_with_their_version(host_tree, name):
+    host_tree.write("/etc/os-release", ROCKY)
+    host_tree.program("rpm", f"kernel-devel{US}x86_64{US}5.14.0-503.el9\n")
+    assert read(host_tree, packages=[{"name": name}]).packages[name].installed == ("5.14.0-503.el9",)
+
+
 def test_rpm_with_two_versions_of_one_package_was_interrupted_but_kernels_are_many(host_tree):
     host_tree.write("/etc/os-release", ROCKY)
     rows = [
