@@ -54,9 +54,9 @@ def prepare(host: Host, fleet: Fleet, base: Path, step: Step) -> None:
     if not os.path.ismount(place / "root"):
         layers = f"lowerdir={base},upperdir={place}/upper,workdir={place}/work"
         step.run(["mount", "-t", "overlay", "-o", layers, f"{settings.NAME_PREFIX}{host.name}", place / "root"])
+    silicon.prepare_host(host, place / "silicon")  # keeps the state of a host that has one
     if not (place / "prepared").exists():
         _personalise(host, fleet, step)
-        silicon.prepare_host(host, place / "silicon")
         (place / "prepared").touch()
 
 

@@ -237,6 +237,8 @@ def _finish_el(root: Path, step: Step) -> None:
     for folder in ("etc/yum.repos.d", "etc/pki/rpm-gpg", "etc/dnf/vars", "usr/libexec"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write(root / "etc/dnf/vars/releasever", "9\n")
+    _write(root / "etc/dnf/plugins/local.conf", "[main]\nenabled = false\n")  # Debian turns it on; el9 has it off
+    _write(root / "etc/rpm/macros", "%_dbpath /var/lib/rpm\n")  # Debian's rpm looks in the user's home folder
     _link(root / "usr/bin/yum", "dnf")
     _copy_program(HOST_FILES / "dracut", root / "usr/bin/dracut")
     _remove_debian_tools(root)
