@@ -194,7 +194,7 @@ errors:
       type: str
       sample: Input/output error
 problems:
-  description: Every mistake in RV(ignore:documents), each with its place and what is allowed.
+  description: Every mistake in O(documents), each with its place and what is allowed.
   returned: when the documents have mistakes
   type: list
   elements: str
