@@ -93,7 +93,7 @@ ca_cert_hashes:
   type: list
   elements: str
 http:
-  description: What was sent to the API server; see M(onprem.gpu.nodes#module).
+  description: What was sent to the API server; see RV(onprem.gpu.nodes#module:http).
   returned: when the options were valid
   type: dict
 reason:
@@ -170,7 +170,7 @@ def present(cluster: Cluster, module: AnsibleModule) -> dict:
         minutes=module.params["lifetime_minutes"]
     )
     create_token(cluster, token_secret(token, expires, module.params["description"], module.params["groups"]))
-    return {"changed": True, "token": token, "token_id": token.split(".")[0], **access}
+    return {"changed": True, "token": token, "token_id": token.split(".", maxsplit=1)[0], **access}
 
 
 def absent(cluster: Cluster, module: AnsibleModule) -> dict:

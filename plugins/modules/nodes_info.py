@@ -103,7 +103,7 @@ missing:
   type: list
   elements: str
 http:
-  description: What was sent to the API server; see M(onprem.gpu.nodes#module).
+  description: What was sent to the API server; see RV(onprem.gpu.nodes#module:http).
   returned: always
   type: dict
 """

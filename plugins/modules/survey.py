@@ -50,7 +50,7 @@ options:
         newer than each.
       - C(checkpoints) is a list of JSON files of a daemon that must agree with its configuration, or not be there.
         C(path), C(key), C(value) and C(service) are required. A file that has another C(value) under C(key) differs;
-        it is removed while C(service) is stopped.
+        it is removed while C(service) is stopped. Dots in C(key) lead into nested objects.
     type: dict
     required: true
 attributes:
