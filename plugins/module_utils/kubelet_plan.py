@@ -78,10 +78,11 @@ def plan(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> dict[str
     if against:
         raise PlanError(against)
     reserved = _reserved_cpus(host, wishes)
+    configuration = _configuration(host, wishes, reserved)
     return {
-        "configuration": _configuration(host, wishes, reserved),
+        "configuration": configuration,
         "reserved_cpus": cpu_list(reserved),
-        "checkpoints": _checkpoints(wishes),
+        "checkpoints": _checkpoints(configuration),
     }
 
 
@@ -143,12 +144,28 @@ def _numa_limit(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any]) -> d
     return {"max-allowable-numa-nodes": str(count)}
 
 
-def _checkpoints(wishes: t.Mapping[str, t.Any]) -> list[dict[str, str]]:
-    """The managers' state files name the policy they were made with; a kubelet with another policy does not start."""
+def _checkpoints(configuration: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """The managers' state files must fit the configuration: a kubelet does not start with one that does not.
+
+    The CPU manager's names its policy. The static memory manager's tells what each NUMA node keeps for the system too,
+    and is there under no other policy.
+    """
     return [
-        {"path": path, "key": "policyName", "value": wishes[wish], "service": "kubelet.service", "disrupts": "kubelet"}
-        for path, wish in ((CPU_STATE, "cpu_manager_policy"), (MEMORY_STATE, "memory_manager_policy"))
+        _checkpoint(CPU_STATE, "policyName", configuration["cpuManagerPolicy"]),
+        _checkpoint(MEMORY_STATE, *_memory_checkpoint(configuration)),
     ]
+
+
+def _memory_checkpoint(configuration: t.Mapping[str, t.Any]) -> tuple[str, t.Any]:
+    if configuration["memoryManagerPolicy"] != "Static":
+        return "policyName", configuration["memoryManagerPolicy"]
+    first = configuration["reservedMemory"][0]
+    key = f"machineState.{first['numaNode']}.memoryMap.memory.systemReserved"
+    return key, _bytes(first["limits"]["memory"])
+
+
+def _checkpoint(path: str, key: str, value: t.Any) -> dict[str, t.Any]:
+    return {"path": path, "key": key, "value": value, "service": "kubelet.service", "disrupts": "kubelet"}
 
 
 # --- reserved CPUs ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ not have been read. Limits:
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import re
 import typing as t
@@ -202,7 +204,7 @@ def _checkpoint(host: Host, path: str, key: str) -> CheckpointState:
     if content is None:
         return CheckpointState()
     try:
-        return CheckpointState(True, json.loads(content)[key])
+        return CheckpointState(True, functools.reduce(operator.getitem, key.split("."), json.loads(content)))
     except (ValueError, TypeError):
         return CheckpointState(True, problem="no JSON object")
     except KeyError:

@@ -404,3 +404,10 @@ def test_a_checkpoint_must_name_the_wanted_policy(host_tree, content, differs):
         host_tree.write(path, content)
     item = {"path": path, "key": "policyName", "value": "static", "service": "kubelet.service"}
     assert found(host_tree, checkpoints=[item]) == ([f"d/checkpoint/{path}"] if differs else [])
+
+
+@pytest.mark.parametrize(("reserved", "differs"), [(1024, False), (2048, True)])
+def test_a_checkpoint_may_look_inside_nested_objects(host_tree, reserved, differs):
+    host_tree.write("/state", f'{{"machineState": {{"0": {{"memory": {{"systemReserved": {reserved}}}}}}}}}')
+    item = {"path": "/state", "key": "machineState.0.memory.systemReserved", "value": 1024, "service": "k.service"}
+    assert found(host_tree, checkpoints=[item]) == (["d/checkpoint//state"] if differs else [])

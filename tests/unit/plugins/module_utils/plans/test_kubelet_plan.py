@@ -111,12 +111,23 @@ def test_what_the_user_sets_wins(gpu_host: MakeHost) -> None:
     assert (made["maxPods"], made["topologyManagerScope"]) == (250, "pod")
 
 
+def checkpoints(host: dict, **other: t.Any) -> list[tuple[str, str, t.Any]]:
+    return [(item["path"], item["key"], item["value"]) for item in plan(host, wishes(**other))["checkpoints"]]
+
+
 def test_state_files_must_name_the_policies(gpu_host: MakeHost) -> None:
-    found = plan(gpu_host("L4"), wishes(memory_manager_policy="None"))["checkpoints"]
-    assert [(item["path"], item["key"], item["value"]) for item in found] == [
+    assert checkpoints(gpu_host("L4"), memory_manager_policy="None") == [
         ("/var/lib/kubelet/cpu_manager_state", "policyName", "static"),
         ("/var/lib/kubelet/memory_manager_state", "policyName", "None"),
     ]
+
+
+def test_the_memory_managers_state_must_fit_the_reservation(gpu_host: MakeHost) -> None:
+    host = gpu_host("L4", "L4", numa_nodes=2)
+    key = "machineState.0.memoryMap.memory.systemReserved"
+    assert checkpoints(host)[1] == ("/var/lib/kubelet/memory_manager_state", key, 1074 * 2**20)
+    own = {"reservedMemory": [{"numaNode": 1, "limits": {"memory": "2148Mi"}}]}
+    assert checkpoints(host, configuration=own)[1][1:] == (key.replace("0", "1"), 2148 * 2**20)
 
 
 @pytest.mark.parametrize(
