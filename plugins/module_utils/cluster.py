@@ -184,7 +184,7 @@ class Cluster:
         self._clock, self._sleep = clock, sleep
         self._bucket = bucket or TokenBucket(clock=clock, sleep=sleep)
         self._lock = threading.Lock()
-        self._renewed = False
+        self._renewals = 0
         self._reached = False
         self._requests = 0
         self._retries = 0
@@ -229,6 +229,7 @@ class Cluster:
         payload = None if body is None else json.dumps(body).encode()
         attempts = _Attempts(self._clock, random.random)
         while True:
+            renewals = self._renewals
             self._count(retry=attempts.made > 0)
             try:
                 answer = self._transport.send(method, url, headers, payload)
@@ -242,7 +243,7 @@ class Cluster:
                 continue
             self._reached = True
             if answer.status == 401:
-                self._renew_credentials(answer)
+                self._renew_credentials(answer, attempts, renewals)
             elif answer.throttled:
                 self._wait_for_next(attempts, f"it turns requests away: {answer.message}", answer)
             elif answer.status >= 500:
@@ -281,24 +282,22 @@ class Cluster:
         parameters = urlencode({**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": seconds})
         self._count(retry=False)
         read_seconds = min(WATCH_READ_SECONDS, seconds + CONNECT_SECONDS)
+        started = self._clock()
         try:
             with self._transport.stream(f"{path}?{parameters}", {"Accept": JSON}, read_seconds) as (status, lines):
-                if status != 200:
+                if status == 200:
+                    yield from _events(lines)
+                else:
                     self._judge_refused_watch(Answer(status, _decoded(b"".join(lines))), path)
-                    return
-                for line in lines:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        return
-                    yield event
         except (NotSent, Lost):
+            pass
+        if self._clock() - started < 1:
             self._sleep(1)
 
     def _judge_refused_watch(self, answer: Answer, path: str) -> None:
         if answer.status != 429 and answer.status < 500:
             raise self.failure(answer, f"watch {path}")
         self._slow_down(answer)
-        self._sleep(1)
 
     # --- judging answers ---
 
@@ -320,7 +319,7 @@ class Cluster:
                 f"Not allowed to {what}: {answer.message}. Sent to {self.where}. Grant that verb to this user, or use "
                 "credentials that have it.",
             )
-        reasons = {404: "not_found", 409: "conflict", 410: "conflict"}
+        reasons = {401: "forbidden", 404: "not_found", 409: "conflict", 410: "conflict"}
         return ClusterError(
             reasons.get(answer.status, "refused"),
             f"Could not {what}: {answer.message} (HTTP {answer.status} from {self.where}).",
@@ -355,18 +354,30 @@ class Cluster:
         else:
             self._sleep(pause)
 
-    def _renew_credentials(self, answer: Answer) -> None:
-        with self._lock:
-            again, self._renewed = self._renewed, True
-            if not again:
-                self._transport.renew()
-                return
+    def _renew_credentials(self, answer: Answer, attempts: _Attempts, renewals: int) -> None:
+        """Read the credentials again, unless another thread has done so since this request was sent."""
+        attempts.made += 1
+        if not attempts.unauthorized:
+            attempts.unauthorized = True
+            with self._lock:
+                if renewals == self._renewals:
+                    self._transport.renew()
+                    self._renewals += 1
+            return
         raise ClusterError(
             "forbidden",
             f"{self.where} does not accept the credentials: {answer.message} (HTTP 401). The token or client "
             "certificate has expired or belongs to another cluster. Log in again or fetch a new kubeconfig, then run "
             "this again.",
         )
+
+
+def _events(lines: t.Iterator[bytes]) -> t.Iterator[dict[str, t.Any]]:
+    for line in lines:
+        event = json.loads(line)
+        if event["type"] == "ERROR":
+            return
+        yield event
 
 
 class _Attempts:
@@ -376,6 +387,7 @@ class _Attempts:
         self._clock, self._chance = clock, chance
         self._started = clock()
         self.made = 0
+        self.unauthorized = False
 
     @property
     def elapsed(self) -> float:

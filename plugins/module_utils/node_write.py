@@ -163,7 +163,7 @@ def _write(cluster: Cluster, node: Node, compute: Compute, dry_run: bool, sleep:
                 raise _refusal(cluster, answer, name, dry_run)
             obstacle = "other writers were faster each time"
         sleep(0.05 * 2**attempt * random.uniform(0.5, 1.5))
-        node = _same_node_again(cluster, node)
+        node = _same_node_again(cluster, node, unsettled is not None)
     if compute(node) is None:
         # After a lost answer this is the proof that the patch had arrived.
         return Written(unsettled is not None, unsettled or node, node)
@@ -196,9 +196,16 @@ def _verified(cluster: Cluster, before: Node, after: Node, compute: Compute, dry
     return Written(changed, before, after, ClusterError("refused", message))
 
 
-def _same_node_again(cluster: Cluster, node: Node) -> Node:
+def _same_node_again(cluster: Cluster, node: Node, unsettled: bool) -> Node:
     name = node["metadata"]["name"]
-    fresh = read_node(cluster, name)
+    try:
+        fresh = read_node(cluster, name)
+    except ClusterError as error:
+        if not unsettled:
+            raise
+        raise ClusterError(
+            error.reason, f"{error} Whether the patch of node {name} had arrived is not known."
+        ) from error
     if fresh is None:
         raise unknown_node(cluster, name)
     if fresh["metadata"]["uid"] != node["metadata"]["uid"]:

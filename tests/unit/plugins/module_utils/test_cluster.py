@@ -175,6 +175,21 @@ def test_expired_credentials_are_fetched_again_once():
     assert transport.renewed == 1
 
 
+def test_credentials_another_thread_has_fetched_are_not_fetched_again():
+    cluster, transport, _time = cluster_with(GOOD)
+
+    def expires_while_two_requests_are_out(method, path, headers, body):
+        if transport.renewed == 0:
+            if path == "/first":
+                cluster.get("/second")
+            return Answer(401)
+        return GOOD
+
+    transport.send = expires_while_two_requests_are_out
+    assert cluster.get("/first") is GOOD
+    assert transport.renewed == 1
+
+
 def test_credentials_that_stay_bad_say_where_and_what_to_do():
     cluster, transport, _time = cluster_with(Answer(401, {"message": "Unauthorized"}))
     with pytest.raises(ClusterError) as error:

@@ -288,6 +288,16 @@ def test_a_patch_that_did_not_arrive_is_sent_again(trouble):
     assert len(patches(server)) == 2
 
 
+def test_when_the_server_goes_away_with_the_answer_the_doubt_is_told():
+    server = ApiServer("gpu-1")
+    cluster = connected(server)
+    node = read_node(cluster, "gpu-1")
+    server.trouble = lambda request: Lost("reset") if request[0] == "PATCH" else Answer(403, {"message": "no"})
+    result = write(cluster, node, goal, sleep=lambda seconds: None)
+    assert (result.changed, result.error.reason) == (False, "forbidden")
+    assert "had arrived is not known" in str(result.error)
+
+
 def test_a_server_that_fails_each_time_is_reported_with_its_words():
     server = ApiServer("gpu-1")
     server.trouble = lambda request: Answer(500, {"message": "webhook down"}) if request[0] == "PATCH" else None
