@@ -73,6 +73,10 @@ RETURN = r"""
         description: Names of packages to hold.
         type: list
         elements: str
+      release:
+        description: Names of packages whose hold has to go.
+        type: list
+        elements: str
       files:
         description: Files to write after packages.
         type: list

@@ -51,7 +51,8 @@ def document_work(document: Document, differences: t.Sequence[Item], fast: bool 
         "refresh_index": any(kind == "package" for kind, _name in different),
         "install": _present(packages),
         "remove": [item["name"] for item in packages if _is_absent(item)],
-        "hold": [item["name"] for item in _held(document) if not fast or _hold_is_due(item, different)],
+        "hold": [item["name"] for item in _wished_hold(document, True) if not fast or _hold_is_due(item, different)],
+        "release": [item["name"] for item in _wished_hold(document, False) if ("hold", item["name"]) in different],
         "generated": list(document.get("generated") or []),
         "initramfs": any(kind == "initramfs" for kind, _name in different),
         "modules": due("modules", "module"),
@@ -84,8 +85,9 @@ def _packages(document: Document, due: list[Item], fast: bool) -> list[Item]:
     return list(document.get("packages") or []) if due or not fast else []
 
 
-def _held(document: Document) -> list[Item]:
-    return [item for item in _present(document.get("packages") or []) if item.get("hold")]
+def _wished_hold(document: Document, hold: bool) -> list[Item]:
+    """The packages that must be held, or must not be; null leaves the hold alone."""
+    return [item for item in _present(document.get("packages") or []) if item.get("hold") is hold]
 
 
 def _hold_is_due(item: Item, different: t.Collection[tuple[str, str]]) -> bool:

@@ -67,6 +67,12 @@ def test_a_lost_hold_is_set_without_touching_packages() -> None:
     assert written(document_work(DOCUMENT, [difference("hold", "driver")])) == {"hold": ["driver"]}
 
 
+def test_an_unwanted_hold_is_released_and_one_nobody_speaks_of_left_alone() -> None:
+    document = {"packages": [{"name": "free", "hold": False}, {"name": "any", "hold": None}]}
+    assert written(document_work(document, [difference("hold", "free")])) == {"release": ["free"]}
+    assert not document_work(document, [], fast=False)["release"]
+
+
 @pytest.mark.parametrize(
     ("found", "section"),
     [
