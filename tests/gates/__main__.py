@@ -19,7 +19,7 @@ from runner import ROOT, Command, Gate, Runner
 PYTHON = sys.executable
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LAB = (PYTHON, "tests/lab")
-WHOLE_LAB_TESTS = ("test_journey.py", "test_survey_honesty.py", "test_kill_anywhere.py")
+OWN_GATE_TESTS = ("test_lab_takedown.py", "test_journey.py", "test_survey_honesty.py", "test_kill_anywhere.py")
 TYPED_FOLDERS = tuple(
     path for path in ("tests/gates", "tests/lab", "tests/perf", "tests/integration") if (ROOT / path).is_dir()
 )
@@ -89,6 +89,12 @@ STATIC = (
     ),
 )
 
+TAKEDOWN = Gate(
+    name="takedown",
+    shows="a killed, lost or foreign lab leaves nothing behind",
+    commands=(integration("test_lab_takedown.py"),),
+    minutes=40,
+)
 LAB_UP = Gate(
     name="lab-up",
     shows="a fresh lab: cluster, repositories, bare hosts",
@@ -112,7 +118,7 @@ ON_LAB = (
     Gate(
         name="contract",
         shows="modules and roles against real daemons",
-        commands=((*integration(""), *(f"--ignore=tests/integration/{name}" for name in WHOLE_LAB_TESTS)),),
+        commands=((*integration(""), *(f"--ignore=tests/integration/{name}" for name in OWN_GATE_TESTS)),),
         minutes=15,
         needs="lab-up",
     ),
@@ -158,10 +164,10 @@ SLOW = (
 )
 SUITES = {
     "check": STATIC,
-    "test": (*STATIC, LAB_UP, *ON_LAB, LAB_DOWN),
+    "test": (*STATIC, TAKEDOWN, LAB_UP, *ON_LAB, LAB_DOWN),
     "slow": (LAB_UP, *SLOW, LAB_DOWN),
 }
-BY_NAME = {gate.name: gate for gate in (*STATIC, LAB_UP, *ON_LAB, *SLOW, LAB_DOWN)}
+BY_NAME = {gate.name: gate for gate in (*STATIC, TAKEDOWN, LAB_UP, *ON_LAB, *SLOW, LAB_DOWN)}
 
 
 def main() -> int:
