@@ -379,13 +379,14 @@ def test_bytes_that_are_no_text_are_shown_by_their_digest():
     assert found.as_diff()["before"].startswith("(2 bytes that are no text, sha256:")
 
 
-def test_a_program_that_cannot_print_yet_is_a_difference_that_restarts_services():
+@pytest.mark.parametrize("have", [FileState(), FileState("file", "0644", "root", 0, "root", 0, b"")])
+def test_a_program_that_cannot_print_yet_is_a_difference_that_restarts_services(have):
     document = {
         "generated": [{"path": "/f", "argv": ["nvidia-ctk"], "disrupts": "runtime"}],
         "services": [{"name": "c.service", "restarts_on": ["/f"]}],
     }
     present = Present(
-        files={"/f": FileState()},
+        files={"/f": have},
         generated={("nvidia-ctk",): GeneratedContent(problem="nvidia-ctk is not installed")},
         services={"c.service": ServiceState(True, "active", "enabled", True, WHEN_STARTED)},
     )
@@ -402,6 +403,12 @@ def test_a_program_that_cannot_print_yet_is_a_difference_that_restarts_services(
         ({"state": "started"}, ServiceState(True, "failed"), "started", "failed"),
         ({"state": "stopped"}, ServiceState(True, "active"), "stopped", "active"),
         ({"state": "stopped"}, ServiceState(True, "deactivating"), "stopped", "deactivating"),
+        (
+            {"state": "stopped", "restarts_on": ["/f"]},
+            ServiceState(True, "active", started_ns=BEFORE),
+            "stopped",
+            "active",
+        ),
         ({"enabled": True}, ServiceState(True, "active", "disabled"), "enabled", "disabled"),
         ({"enabled": True}, ServiceState(True, "active", "indirect"), "enabled", "indirect"),
         ({"enabled": True}, ServiceState(True, "inactive", "masked"), "enabled", "masked"),

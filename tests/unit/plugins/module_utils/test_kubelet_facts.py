@@ -111,6 +111,11 @@ def test_a_node_that_kubeadm_joined(host_tree):
     }
 
 
+def test_a_node_may_have_another_name_than_its_certificate_told(host_tree):
+    host_tree.write("/etc/default/kubelet", "KUBELET_EXTRA_ARGS=--hostname-override=gpu-a1.example.com\n")
+    assert read_kubelet(host_tree.host(), [], {})["node_name"] == "gpu-a1.example.com"
+
+
 def test_flags_of_a_kubelet_that_does_not_run_come_from_its_files(host_tree):
     host_tree.write(
         "/var/lib/kubelet/kubeadm-flags.env",

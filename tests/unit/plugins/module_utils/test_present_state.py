@@ -349,6 +349,13 @@ def test_a_host_without_systemd_is_an_error(host_tree):
         read(host_tree, services=[{"name": "a.service", "state": "started"}])
 
 
+def test_an_answer_for_fewer_units_than_asked_is_an_error(host_tree):
+    host_tree.program("systemctl", "LoadState=loaded\nActiveState=active\n")
+    services = [{"name": "a.service", "state": "started"}, {"name": "b.service", "state": "started"}]
+    with pytest.raises(HostError, match=r"does not show a.service, b.service"):
+        read(host_tree, services=services)
+
+
 @pytest.mark.parametrize(
     ("started_ago", "changed_ago", "differs"), [(60, 120, False), (60, 30, True), (60, 60.5, False), (60, 59.5, True)]
 )
