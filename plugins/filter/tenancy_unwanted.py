@@ -13,7 +13,8 @@ DOCUMENTATION = r"""
   description:
     - Names what earlier settings of a team may have left behind. Each team has objects of fixed names, so the answer
       needs no cluster. Teams whose state is absent are left out.
-  positional: wanted
+    - Names the PriorityClasses whose state is absent, too.
+  positional: wanted, priority_classes
   options:
     _input:
       description: The teams, as in the variable C(gpu_teams) of the role P(onprem.gpu.gpu_tenancy#role).
@@ -25,6 +26,11 @@ DOCUMENTATION = r"""
       type: list
       elements: dict
       required: true
+    priority_classes:
+      description: PriorityClasses, as in C(gpu_tenancy_priority_classes).
+      type: list
+      elements: dict
+      default: []
 """
 
 EXAMPLES = r"""

@@ -71,9 +71,10 @@ def objects(
     if findings:
         raise PlanError(findings)
     counted = sorted({*ALWAYS_COUNTED, *(name for name in offered if name.startswith("nvidia.com/"))})
-    class_names = [one["name"] for one in priority_classes]
+    classes = [one for one in priority_classes if is_present(one)]
+    class_names = [one["name"] for one in classes]
     present = [team for team in teams if is_present(team)]
-    definitions = [_priority_class(one) for one in priority_classes] + [_namespace(team) for team in present]
+    definitions = [_priority_class(one) for one in classes] + [_namespace(team) for team in present]
     for team in present:
         definitions += _quotas(team, counted, class_names)
         definitions += _limits(team)
@@ -82,10 +83,20 @@ def objects(
     return definitions
 
 
-def unwanted(teams: t.Sequence[Team], wanted: t.Iterable[Definition]) -> list[Definition]:
-    """Return what a present team would have with other settings and has no more, as kind, name and namespace."""
+def unwanted(
+    teams: t.Sequence[Team], wanted: t.Iterable[Definition], priority_classes: t.Sequence[t.Mapping[str, t.Any]] = ()
+) -> list[Definition]:
+    """Return what present teams would have with other settings and have no more, and the classes that shall go.
+
+    wanted: what objects() made of the same teams. Definitions have kind, name and namespace only.
+    """
     kept = {(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in wanted}
-    return [
+    classes = [
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": one["name"]}}
+        for one in priority_classes
+        if not is_present(one)
+    ]
+    return classes + [
         {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": namespace_of(team)}}
         for team in teams
         if is_present(team)
@@ -95,8 +106,8 @@ def unwanted(teams: t.Sequence[Team], wanted: t.Iterable[Definition]) -> list[De
     ]
 
 
-def is_present(team: Team) -> bool:
-    return team.get("state", "present") == "present"
+def is_present(wanted: t.Mapping[str, t.Any]) -> bool:
+    return wanted.get("state", "present") == "present"
 
 
 def _namespace(team: Team) -> Definition:

@@ -36,7 +36,7 @@ TEAM_KEYS = (
 QUOTA_KEYS = ("gpus", "shared_gpus", "mig", "cpu", "memory", "storage", "pods")
 SUBJECT_KEYS = ("users", "groups", "service_accounts")
 NETWORK_KEYS = ("isolated", "allow_from_namespaces", "allow_to_namespaces", "allow_to_cidrs")
-CLASS_KEYS = ("name", "value", "preempts", "default", "description")
+CLASS_KEYS = ("name", "value", "preempts", "default", "description", "state")
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -57,10 +57,11 @@ def problems(teams: t.Sequence[Team], priority_classes: t.Sequence[t.Mapping[str
     if sum(bool(isinstance(one, dict) and one.get("default")) for one in priority_classes) > 1:
         where = "gpu_tenancy_priority_classes"
         found.append(_wrong("", "default", where, "marks several classes as the default", "one default at most"))
-    class_names = [one["name"] for one in priority_classes if isinstance(one, dict) and "name" in one]
+    named = [one for one in priority_classes if isinstance(one, dict) and "name" in one]
+    class_names = [one["name"] for one in named if one.get("state") != "absent"]
     for index, team in enumerate(teams):
         found += _team_problems(f"gpu_teams[{index}]", team, class_names)
-    return found + _duplicates(teams) + _duplicate_classes(class_names)
+    return found + _duplicates(teams) + _duplicate_classes([one["name"] for one in named])
 
 
 def _wrong(who: str, value: t.Any, where: str, what: str, allowed: str) -> Finding:
@@ -213,10 +214,13 @@ def _class_problems(index: int, wanted: t.Any) -> list[Finding]:
     found = _mapping("", wanted, CLASS_KEYS, where)
     if not isinstance(wanted, dict):
         return found
+    found += _choice("", wanted.get("state", "present"), ("present", "absent"), f"{where}.state")
     name, value = str(wanted.get("name", "")), wanted.get("value")
     if not _SUBDOMAIN.fullmatch(name) or name.startswith("system-"):
         allowed = "lower-case letters, digits, dashes and points; system- belongs to Kubernetes"
         found.append(_wrong("", name, f"{where}.name", f"is {name!r}", allowed))
+    if wanted.get("state") == "absent":
+        return found
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > HIGHEST_PRIORITY:
         allowed = f"a whole number from -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
         found.append(_wrong("", value, f"{where}.value", f"is {value!r}", allowed))

@@ -222,6 +222,16 @@ def test_what_settings_no_longer_ask_for_is_named_for_removal() -> None:
     assert stale({**VISION, "state": "absent"}) == set()
 
 
+def test_a_class_goes_only_when_that_is_said() -> None:
+    classes = [{"name": "gpu-low", "value": 1, "state": "absent"}, {"name": "gpu-high", "value": 2}]
+    found = definitions({"name": "a"}, priority_classes=classes)
+    assert [one["metadata"]["name"] for one in found if one["kind"] == "PriorityClass"] == ["gpu-high"]
+    assert tenancy.unwanted([], [], classes) == [
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "gpu-low"}}
+    ]
+    assert "gpu-low" in refusal({"name": "a", "priority_classes": ["gpu-low"]}, priority_classes=classes)
+
+
 def test_every_object_a_team_can_have_is_on_the_list_of_names() -> None:
     team = {
         **VISION,
@@ -342,6 +352,7 @@ def test_two_teams_cannot_share_a_namespace() -> None:
         ([{"name": "x", "value": 2_000_000_000}], "2000000000"),
         ([{"name": "x", "value": "high"}], "'high'"),
         ([{"name": "x"}], "value is None"),
+        ([{"name": "x", "value": 1, "state": "gone"}], "present, absent"),
         ([{"name": "x", "value": 1, "preemptionPolicy": "Never"}], "preemptionPolicy"),
         ([{"name": "x", "value": 1}, {"name": "x", "value": 2}], "several times"),
         ([{"name": "x", "value": 1, "default": True}, {"name": "y", "value": 2, "default": True}], "one default"),
