@@ -33,7 +33,10 @@ Item = t.Mapping[str, t.Any]
 
 
 def document_work(document: Document, differences: t.Sequence[Item], fast: bool = True) -> dict[str, t.Any]:
-    """Return the items to write, by section; see the filter of this name for each."""
+    """Return the items to write, by section; see the filter of this name for each.
+
+    All packages are installed as soon as one differs: they are one transaction, and depend on each other's versions.
+    """
     different = {(found["kind"], found["name"]) for found in differences}
 
     def due(section: str, kind: str, key: str = "name") -> list[Item]:
@@ -41,7 +44,7 @@ def document_work(document: Document, differences: t.Sequence[Item], fast: bool 
         return [item for item in items if not fast or (kind, item[key]) in different]
 
     files = due("files", "file", "path")
-    packages = _packages(document, due("packages", "package"), fast)
+    packages = due("packages", "package")
     return {
         "unfinished": any(kind == "unfinished" for kind, _name in different),
         "first_files": _present(item for item in files if item.get("first")),
@@ -49,7 +52,7 @@ def document_work(document: Document, differences: t.Sequence[Item], fast: bool 
         "absent_files": [item["path"] for item in files if _is_absent(item)],
         "folders": _folders(_present(files)),
         "refresh_index": any(kind == "package" for kind, _name in different),
-        "install": _present(packages),
+        "install": _present(document.get("packages") or []) if packages else [],
         "remove": [item["name"] for item in packages if _is_absent(item)],
         "hold": [item["name"] for item in _wished_hold(document, True) if not fast or _hold_is_due(item, different)],
         "release": [item["name"] for item in _wished_hold(document, False) if ("hold", item["name"]) in different],
@@ -78,11 +81,6 @@ def _spec(name: str, version: str | None, package_format: str) -> str:
     if package_format == "yum":
         return f"{name}-{version}"
     return f"{name}={version}" if "-" in version else f"{name}={version}-*"
-
-
-def _packages(document: Document, due: list[Item], fast: bool) -> list[Item]:
-    """All packages as soon as one differs: they are one transaction, and versions depend on each other."""
-    return list(document.get("packages") or []) if due or not fast else []
 
 
 def _wished_hold(document: Document, hold: bool) -> list[Item]:

@@ -139,13 +139,28 @@ def _service(name: str) -> dict[str, t.Any]:
 
 
 def _packages(host: t.Mapping[str, t.Any], wishes: t.Mapping[str, t.Any], wanted: Wanted) -> list[dict[str, t.Any]]:
-    names = list(wishes.get("packages") or []) or _driver_names(wanted)
-    if wanted.fabric_manager:
-        names = [*names, *_fabric_names(wanted)]
+    own = list(wishes.get("packages") or [])
+    names = [*(own or _driver_names(wanted)), *(_fabric_names(wanted) if wanted.fabric_manager else [])]
     return [
         *(_item(name, None) for name in _build_requirements(host, wishes, wanted)),
         *(_item(name, wanted.version) for name in names),
+        *(
+            {"name": name, "version": None, "state": "absent", "disrupts": "gpu"}
+            for name in _rivals(wanted, names)
+            if not own
+        ),
     ]
+
+
+def _rivals(wanted: Wanted, names: t.Collection[str]) -> list[str]:
+    """Names of other branches, flavours and kernel modules: what is left of them, and held, stands in the way."""
+    others = [
+        wanted._replace(branch=branch, kernel_modules=modules, flavour="full")
+        for branch in BRANCHES
+        for modules in ("open", "proprietary")
+    ]
+    known = [name for other in others for name in (*_driver_names(other), *_fabric_names(other))]
+    return [name for name in dict.fromkeys(known) if name not in names]
 
 
 def _item(name: str, version: str | None) -> dict[str, t.Any]:

@@ -60,7 +60,12 @@ def test_a_file_to_remove_is_not_written() -> None:
 def test_one_package_that_differs_brings_the_whole_transaction_and_its_hold() -> None:
     work = document_work(DOCUMENT, [difference("package", "manager")])
     assert [package["name"] for package in work["install"]] == ["headers", "driver", "manager"]
-    assert (work["remove"], work["hold"], work["refresh_index"]) == (["old"], ["manager"], True)
+    assert (work["remove"], work["hold"], work["refresh_index"]) == ([], ["manager"], True)
+
+
+def test_a_package_to_remove_goes_before_the_whole_transaction() -> None:
+    work = document_work(DOCUMENT, [difference("package", "old")])
+    assert (work["remove"], len(work["install"])) == (["old"], 3)
 
 
 def test_a_lost_hold_is_set_without_touching_packages() -> None:

@@ -32,8 +32,8 @@ def wishes(**other: t.Any) -> dict:
     return {**usual, **other}
 
 
-def names(planned: dict) -> list[str]:
-    return [package["name"] for package in planned["packages"]]
+def names(planned: dict, state: str = "present") -> list[str]:
+    return [package["name"] for package in planned["packages"] if package["state"] == state]
 
 
 def checks(found: list[dict], severity: str = "error") -> list[str]:
@@ -126,7 +126,27 @@ def test_fabric_manager_and_its_service_come_with_nvswitches_only(
 
 def test_all_driver_packages_are_held_at_one_version(gpu_host: MakeHost) -> None:
     planned = plan(gpu_host("H100", nvswitch=True), wishes(version="580.159.03"))
-    assert {(package["version"], package["hold"]) for package in planned["packages"]} == {("580.159.03", True)}
+    present = [package for package in planned["packages"] if package["state"] == "present"]
+    assert {(package["version"], package["hold"]) for package in present} == {("580.159.03", True)}
+
+
+@pytest.mark.parametrize(
+    ("system", "gpu", "other", "gone"),
+    [
+        pytest.param("ubuntu2404", "L4", {"branch": "595"}, "libnvidia-compute-580", id="names of another branch"),
+        pytest.param("ubuntu2404", "L4", {}, "libnvidia-compute", id="names without branch"),
+        pytest.param("debian12", "L4", {}, "nvidia-kernel-dkms", id="the other kernel modules"),
+        pytest.param("rocky9", "V100", {}, "kmod-nvidia-open-dkms", id="the other kernel modules on EL"),
+        pytest.param("debian12", "L4", {}, "nvidia-open", id="the full flavour"),
+        pytest.param("debian12", "L4", {}, "nvidia-fabricmanager", id="fabric manager without NVSwitch"),
+    ],
+)
+def test_packages_that_stand_in_the_way_have_to_go(
+    gpu_host: MakeHost, system: str, gpu: str, other: dict, gone: str
+) -> None:
+    planned = plan(gpu_host(gpu, system=system), wishes(**other))
+    assert gone in names(planned, "absent")
+    assert not set(names(planned)) & set(names(planned, "absent"))
 
 
 def test_headers_are_those_of_the_running_kernel_and_not_held(gpu_host: MakeHost) -> None:
@@ -138,6 +158,7 @@ def test_headers_are_those_of_the_running_kernel_and_not_held(gpu_host: MakeHost
 def test_names_given_by_the_user_replace_the_driver_packages(gpu_host: MakeHost) -> None:
     planned = plan(gpu_host("H100", nvswitch=True), wishes(packages=["nvidia-open"]))
     assert names(planned) == ["nvidia-open", "nvidia-fabricmanager", "libnvidia-nscq"]
+    assert names(planned, "absent") == []
 
 
 @pytest.mark.parametrize(
