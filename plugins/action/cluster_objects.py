@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(argument_spec={**AUTHENTICATION_OPTIONS, **OPTIONS})
+        options = self.validate_argument_spec(argument_spec={**AUTHENTICATION_OPTIONS, **OPTIONS})[1]
         objects = options["objects"]
         if not objects:
             return {"changed": False, "objects": []}

@@ -32,7 +32,7 @@ DOCUMENTATION = r"""
 EXAMPLES = r"""
 - name: Show the files
   ansible.builtin.debug:
-    msg: "{{ gpu_driver_repositories | onprem.gpu.repository_files(gpu_survey_host) | map(attribute="path") }}"
+    msg: "{{ gpu_driver_repositories | onprem.gpu.repository_files(gpu_survey_host) | map(attribute='path') }}"
 """
 
 RETURN = r"""

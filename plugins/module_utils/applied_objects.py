@@ -71,7 +71,7 @@ def _status(text: str) -> dict[str, t.Any]:
     if start < 0:
         return {}
     try:
-        found, _ = json.JSONDecoder().raw_decode(text[start:])
+        found = json.JSONDecoder().raw_decode(text[start:])[0]
     except ValueError:
         return {}
     return found

@@ -268,7 +268,7 @@ def _unknown_branch(wishes: t.Mapping[str, t.Any]) -> Finding:
 
 def _version_refusals(wishes: t.Mapping[str, t.Any]) -> list[Finding]:
     version = _version(wishes)
-    if VERSION_SHAPE.fullmatch(version) and version.split(".")[0] == str(wishes["branch"]):
+    if VERSION_SHAPE.fullmatch(version) and version.split(".", maxsplit=1)[0] == str(wishes["branch"]):
         return []
     return [
         finding(

@@ -246,7 +246,7 @@ def _subjects(team: Team, who: t.Mapping[str, t.Any]) -> list[Definition]:
     found = [{"apiGroup": group, "kind": "User", "name": name} for name in who.get("users") or []]
     found += [{"apiGroup": group, "kind": "Group", "name": name} for name in who.get("groups") or []]
     for account in who.get("service_accounts") or []:
-        namespace, _, name = account.rpartition("/")
+        namespace, _slash, name = account.rpartition("/")
         found.append({"kind": "ServiceAccount", "name": name, "namespace": namespace or namespace_of(team)})
     return found
 

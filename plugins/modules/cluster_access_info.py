@@ -80,7 +80,7 @@ denied:
   elements: str
   sample: ["create secrets in kube-system"]
 http:
-  description: What was sent to the API server; see M(onprem.gpu.nodes#module).
+  description: What was sent to the API server; see M(onprem.gpu.nodes).
   returned: when the API server answered
   type: dict
 """
@@ -142,7 +142,7 @@ def main() -> None:
         module.fail_json(
             msg=f"{cluster.where} broke off while it was asked for rights: {error}", reason="api_unavailable"
         )
-    answers = {"version": version, "denied": denied, "http": cluster.http}
+    answers: dict[str, t.Any] = {"version": version, "denied": denied, "http": cluster.http}
     if denied:
         missing = ", ".join(denied)
         module.fail_json(

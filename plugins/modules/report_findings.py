@@ -27,7 +27,7 @@ options:
     required: true
   severity:
     description:
-      - Another severity for a check, by its name, for example V({cgroup_v1: error}).
+      - Another severity for a check, by its name, as in the example.
       - The severities are V(error), V(warning) and V(info).
     type: dict
     default: {}

@@ -55,7 +55,6 @@ options:
         description: The public key that must have signed it, ASCII-armoured.
         type: str
         required: true
-        no_log: false
   packages:
     description: Names of the packages whose offered versions are wanted. Without one, no package list is fetched.
     type: list

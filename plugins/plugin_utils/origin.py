@@ -40,7 +40,7 @@ def place(name: str, value: t.Any) -> str:
 
 
 def _origin(value: t.Any) -> t.Any:
-    return Origin.get_tag(value) if Origin else None
+    return Origin.get_tag(value) if Origin is not None else None
 
 
 def _readable(tag: t.Any) -> str:
