@@ -20,7 +20,7 @@ import yaml
 TENANCY = observe.ROOT / "playbooks" / "tenancy.yml"
 RUN = secrets.token_hex(3)
 NAMESPACE = f"contract-{RUN}"
-TEAM = {
+TEAM: dict[str, t.Any] = {
     "name": NAMESPACE,
     "quota": {"gpus": 2, "cpu": "4", "memory": "8Gi"},
     "max_gpus_per_container": 3,
@@ -29,7 +29,7 @@ TEAM = {
     "network": {"allow_from_namespaces": ["monitoring"]},
     "priority_classes": [f"contract-{RUN}-low"],
 }
-CLASSES = [
+CLASSES: list[dict[str, t.Any]] = [
     {"name": f"contract-{RUN}-low", "value": 1000, "preempts": False},
     {"name": f"contract-{RUN}-high", "value": 100000},
 ]
