@@ -118,14 +118,13 @@ def of_module(item: Item, _manager: str) -> Iterator[Mutation]:
 
 def of_checkpoint(item: Item, _manager: str) -> Iterator[Mutation]:
     """As it is after somebody changed the policy by hand: the file still tells of the other one."""
-    path, value = shlex.quote(item.name), item.wish["value"]
-    other = {"static": "none", "none": "static", "Static": "None", "None": "Static"}[value]
-    swap = f's/"{item.wish["key"]}":"{value}"/"{item.wish["key"]}":"{other}"/'
-    yield Mutation(
-        "policy of another configuration",
-        f"grep -q {value} {path} && sed -i {shlex.quote(swap)} {path} || exit {NOT_POSSIBLE}",
-        matters=True,
-    )
+    path = shlex.quote(item.name)
+    if item.wish["key"] == "policyName":
+        value = item.wish["value"]
+        other = {"static": "none", "none": "static", "Static": "None", "None": "Static"}[value]
+        swap = shlex.quote(f's/"policyName":"{value}"/"policyName":"{other}"/')
+        swapped = f"grep -q {value} {path} && sed -i {swap} {path} || exit {NOT_POSSIBLE}"
+        yield Mutation("policy of another configuration", swapped, matters=True)
     yield Mutation("deleted", f"rm {path} || exit {NOT_POSSIBLE}")
 
 
