@@ -8,6 +8,7 @@ Needs a host that `make site` has put into service; the operator is installed by
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -22,8 +23,7 @@ import pytest
 from workloads import teams, what_a_pod_sees
 
 sys.path.insert(0, str(observe.ROOT / "tests" / "lab"))
-import settings
-import silicon
+settings, silicon = (importlib.import_module(name) for name in ("settings", "silicon"))
 
 HOST, GPUS = "gpu-l4-1", 2
 RESOURCE = "nvidia.com/gpu"
