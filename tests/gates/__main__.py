@@ -69,7 +69,7 @@ STATIC = (
         shows="static types of plugins, lab and tests",
         commands=(
             ("mypy", "-p", "ansible_collections.onprem.gpu.plugins"),
-            *(("env", f"MYPYPATH={folder}:tests", "mypy", folder) for folder in TYPED_FOLDERS),
+            *(("env", f"MYPYPATH={folder}:tests:tests/lab", "mypy", folder) for folder in TYPED_FOLDERS),
         ),
     ),
     Gate(
