@@ -34,7 +34,7 @@ class Mutation:
         if self.kubectl:
             observe.kubectl(*(host if word == "HOST" else word for word in self.kubectl))
             return True
-        command = f"{self.host_command}\ncode=$?; [ $code = {NOT_POSSIBLE} ] && echo not possible; exit 0"
+        command = f"( {self.host_command} ); code=$?; [ $code = {NOT_POSSIBLE} ] && echo not possible; exit 0"
         return "not possible" not in observe.on_host(host, command)
 
 
