@@ -218,7 +218,7 @@ def test_a_helm_that_cannot_work_is_refused_before_anything_is_written(run_opera
     helm = tmp_path / "helm"
     helm.write_text("#!/bin/sh\necho v4.3.1\n")
     helm.chmod(0o755)
-    for binary, word in ((helm, "is helm v4.3.1"), (tmp_path / "none", "not to be run")):
+    for binary, word in ((helm, "is helm v4.3.1"), (tmp_path / "none", "no program that can be run")):
         before = observe.generations()
         (failure,) = run_operator(gpu_operator_helm_binary=str(binary), gpu_operator_mig_strategy="none").failures()
         assert word in failure and "gpu_operator_helm_binary" in failure and observe.generations() == before
