@@ -78,5 +78,14 @@ def differences(run: Run, host: str) -> dict[str, dict[str, t.Any]]:
     return {difference["id"]: difference for difference in result["differences"]}
 
 
+def traceable_differences(run: Run, host: str) -> set[str]:
+    """Ids of the differences that show in a host's state: a service that is only restarted looks as before."""
+    return {name for name, difference in differences(run, host).items() if not _only_restarts(difference)}
+
+
+def _only_restarts(difference: dict[str, t.Any]) -> bool:
+    return difference["kind"] == "service" and str(difference["want"]).startswith("restarted for")
+
+
 def converged(run: Run, host: str) -> bool:
     return bool(survey_event(run, host)["result"]["converged"])

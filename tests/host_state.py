@@ -25,7 +25,7 @@ FOLDERS = ("/etc",)
 FILES = ("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", "/var/lib/kubelet/instance-config.yaml")
 OWN_REASONS = re.compile(
     r"^/etc/(ssh/ssh_host_|machine-id|ld\.so\.cache|mtab|resolv\.conf|hostname|hosts|shadow-?$|gshadow-?$|passwd-$|group-$"
-    r"|\.pwd\.lock|\.updated|kubernetes/(kubelet|bootstrap-kubelet)\.conf|apt/apt\.conf\.d/|ssl/certs/|pki/ca-trust/extracted"
+    r"|\.pwd\.lock|\.updated|kubernetes/(kubelet|bootstrap-kubelet)\.conf$|apt/apt\.conf\.d/|ssl/certs/|pki/ca-trust/extracted"
     r"|dnf/plugins/versionlock\.list)"
 )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import observe
 import pytest
-from documents import differences, items
+from documents import items, traceable_differences
 from workloads import GPU, refusal, teams, what_a_pod_sees
 
 PLAYBOOKS = observe.ROOT / "playbooks"
@@ -92,8 +92,7 @@ def test_check_mode_predicts_exactly_what_changes_on_a_host(journey: Journey, ho
     visible = {item.id: item.state_key for item in items(journey.check, host) if item.state_key}
     moved = observe.differing(journey.bare.states[host], journey.served.states[host])
     changed = {name for name, key in visible.items() if key in moved}
-    predicted = set(differences(journey.check, host))
-    assert predicted & set(visible) == changed
+    assert traceable_differences(journey.check, host) & set(visible) == changed
 
 
 def test_check_mode_predicts_exactly_what_changes_in_the_cluster(journey: Journey) -> None:

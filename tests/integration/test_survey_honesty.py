@@ -16,7 +16,7 @@ import random
 
 import observe
 import pytest
-from documents import converged, differences, items
+from documents import converged, items, traceable_differences
 from mutations import HARMLESS, Mutation, of_item, of_node
 
 SITE = observe.ROOT / "playbooks" / "site.yml"
@@ -103,9 +103,8 @@ def judge(run: observe.Run, mutated: dict[str, list[Mutation]]) -> None:
     print(told)
     check, full, moved = check_and_full_run(run, hosts)
     for host in hosts:
-        found = set(differences(check, host))
         visible = {item.id for item in items(run, host) if item.state_key}
-        assert moved[host] == found & visible, told
+        assert moved[host] == traceable_differences(check, host) & visible, told
         assert converged(check, host) == (full.changed_items().get(host, []) == []), told
         if any(mutation.matters for mutation in mutated[host]):
             assert not converged(check, host), told

@@ -53,7 +53,11 @@ def _inventory(fleet: Fleet) -> dict[str, Any]:
 
 
 def _host_variables(host: Host) -> dict[str, Any]:
-    return {"ansible_host": host.address}
+    variables = {"ansible_host": host.address}
+    if host.numa_nodes > 1:
+        # Simulated nodes: the kernel has one, and refuses containers the memory of another.
+        variables["gpu_kubelet_memory_manager_policy"] = "None"
+    return variables
 
 
 def _common_variables() -> dict[str, Any]:
