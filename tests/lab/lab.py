@@ -100,7 +100,7 @@ def _bring_up(fleet: Fleet, wanted: Path, progress: Progress) -> None:
     takedown.write_marker()
     if wanted != KEPT_FLEET:
         settings.STATE.mkdir(exist_ok=True)
-    shutil.copy(wanted, KEPT_FLEET)
+        shutil.copy(wanted, KEPT_FLEET)
     with progress.step("Programs") as step:
         programs = binaries.build(step)
         binaries.link(programs)
