@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run gates, show progress while they run and one summary at the end.
 
-A gate is a list of commands that must all succeed. Its output goes to a log file of its own; the end of that log is
-shown when it fails. What cannot run has failed.
+A gate is a list of commands that must all succeed. Its output goes to a log file of its own; the summary ends with the
+end of the log of each gate that failed. What cannot run has failed.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Runner:
             print(f"{outcome.gate.name:{width}}  {result}  {outcome.seconds:7.1f}  {outcome.gate.shows}")
         for outcome in failed:
             print(f"\n{outcome.gate.name}: {outcome.problem}")
+            print("".join(f"    | {line}\n" for line in last_lines(log_path(outcome.gate))), end="")
         print(f"\nlogs: {LOGS.relative_to(ROOT)}, {self._elapsed()} in all")
         print(f"{len(self.outcomes) - len(failed)} passed, {len(failed)} failed", flush=True)
         return 1 if failed else 0
@@ -98,8 +99,6 @@ class Runner:
         self.outcomes.append(outcome)
         result = "ok" if outcome.passed else f"FAILED: {outcome.problem}"
         self._say(f"{len(self.outcomes)}/{len(self.names)} {outcome.gate.name} {result} ({outcome.seconds:.1f} s)")
-        if not outcome.passed and log_path(outcome.gate).exists():
-            print("".join(f"    | {line}\n" for line in last_lines(log_path(outcome.gate))), end="", flush=True)
 
     def _say(self, text: str) -> None:
         print(f"[{self._elapsed()}] {text}", flush=True)
@@ -114,7 +113,8 @@ def log_path(gate: Gate) -> Path:
 
 
 def last_lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+    """The end of a log; a gate that never ran has none."""
+    return path.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:] if path.exists() else []
 
 
 def run_gate(gate: Gate) -> Outcome:
