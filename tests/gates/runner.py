@@ -73,6 +73,7 @@ class Runner:
         for gate in gates:
             self._say(f"{gate.name}: {gate.shows} (log: {log_path(gate).relative_to(ROOT)})")
             if gate.needs in self.names and not self._has_passed(gate.needs):
+                log_path(gate).unlink(missing_ok=True)
                 self._record(Outcome(gate, 0.0, f"not run, because '{gate.needs}' did not pass"))
             else:
                 self._record(run_gate(gate))
