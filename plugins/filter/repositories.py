@@ -49,10 +49,6 @@ import typing as t
 from ansible_collections.onprem.gpu.plugins.module_utils.repository import resolved
 
 
-def repositories(repositories: list[t.Mapping[str, t.Any]], host: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
-    return resolved(host, repositories)
-
-
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
-        return {"repositories": repositories}
+        return {"repositories": resolved}

@@ -47,10 +47,6 @@ import typing as t
 from ansible_collections.onprem.gpu.plugins.module_utils.repository import repository_files
 
 
-def files_of(repositories: list[t.Mapping[str, t.Any]], host: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
-    return repository_files(host, repositories)
-
-
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
-        return {"repository_files": files_of}
+        return {"repository_files": repository_files}

@@ -4,9 +4,9 @@
 
 """Package repositories of a host, and the key and source files that make apt or dnf trust exactly one key for each.
 
-    resolved(host, repositories) -> list[dict]          placeholders of the addresses filled in, vendors' fingerprints
+    resolved(repositories, host) -> list[dict]          placeholders of the addresses filled in, vendors' fingerprints
     added
-    repository_files(host, repositories) -> list[dict]  `files` of the state document
+    repository_files(repositories, host) -> list[dict]  `files` of the state document
 
 A repository is {name, url, key, key_fingerprint} and, for apt repositories that are not flat, suites and components;
 modules: false shows a yum repository's packages whatever module stream is enabled.
@@ -38,7 +38,7 @@ CUDA_ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "sbsa"}
 Repository = t.Mapping[str, t.Any]
 
 
-def resolved(host: t.Mapping[str, t.Any], repositories: t.Iterable[Repository]) -> list[dict[str, t.Any]]:
+def resolved(repositories: t.Iterable[Repository], host: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
     """Return the repositories as this host uses them: format added, placeholders in url filled in, fingerprint known.
 
     Placeholders: {os} NVIDIA's folder name (ubuntu2404, debian12, rhel9), {cuda_arch} (x86_64, sbsa), {arch} (amd64 or
@@ -57,7 +57,7 @@ def resolved(host: t.Mapping[str, t.Any], repositories: t.Iterable[Repository]) 
     ]
 
 
-def repository_files(host: t.Mapping[str, t.Any], repositories: t.Iterable[Repository]) -> list[dict[str, t.Any]]:
+def repository_files(repositories: t.Iterable[Repository], host: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
     """Return the key and the source file of each repository as items of the state document, to be written first."""
     files = _yum_files if package_format(host) == "yum" else _apt_files
     return [
@@ -70,7 +70,7 @@ def repository_files(host: t.Mapping[str, t.Any], repositories: t.Iterable[Repos
             "first": True,
             "disrupts": "none",
         }
-        for repository in resolved(host, repositories)
+        for repository in resolved(repositories, host)
         for file in files(repository)
     ]
 

@@ -4,23 +4,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ansible_collections.onprem.gpu.plugins.module_utils import compat
 
 RSA = "34D2FF9F5DB5AEA8D0D1B359E77B816172FAD394"
 KEY_FINGERPRINT = "BA58A493B788F7DCF35BF85F637D54D2336C94FF"
-KEY = """\
------BEGIN PGP PUBLIC KEY BLOCK-----
-
-mDMEawSqnxYJKwYBBAHaRw8BAQdAWl6dp7TLqR0Z2KnIqBmhK8q488MSo3UEqvpP
-b3al4du0G0V4YW1wbGUgRWQgPGVkQGV4YW1wbGUub3JnPoiQBBMWCAA4FiEEulik
-k7eI99zzW/hfY31U0jNslP8FAmsEqp8CGwMFCwkIBwIGFQoJCAsCBBYCAwECHgEC
-F4AACgkQY31U0jNslP/l1AEA3DL4nG5xHyI9OHtxUbGs1k9/CRRXehRfVWoEkQh4
-F9cA/jL2yvzjme4eulNxmuklMM9+OjpDxLc/in3dVGc0h8oL
-=pe7T
------END PGP PUBLIC KEY BLOCK-----
-"""
+KEY = (Path(__file__).parent / "fixtures" / "openpgp-ed25519.asc").read_text()
 
 
 def host(**changes):

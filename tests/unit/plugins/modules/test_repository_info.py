@@ -6,23 +6,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from pathlib import Path
 
 import pytest
 
 from ansible_collections.onprem.gpu.plugins.module_utils.repository_access import FetchError, SignatureError
 from ansible_collections.onprem.gpu.plugins.modules import repository_info
 
-KEY = """\
------BEGIN PGP PUBLIC KEY BLOCK-----
-
-mDMEawSqnxYJKwYBBAHaRw8BAQdAWl6dp7TLqR0Z2KnIqBmhK8q488MSo3UEqvpP
-b3al4du0G0V4YW1wbGUgRWQgPGVkQGV4YW1wbGUub3JnPoiQBBMWCAA4FiEEulik
-k7eI99zzW/hfY31U0jNslP8FAmsEqp8CGwMFCwkIBwIGFQoJCAsCBBYCAwECHgEC
-F4AACgkQY31U0jNslP/l1AEA3DL4nG5xHyI9OHtxUbGs1k9/CRRXehRfVWoEkQh4
-F9cA/jL2yvzjme4eulNxmuklMM9+OjpDxLc/in3dVGc0h8oL
-=pe7T
------END PGP PUBLIC KEY BLOCK-----
-"""
+KEY = (Path(__file__).parent.parent / "module_utils" / "fixtures" / "openpgp-ed25519.asc").read_text()
 URL = "http://mirror.example/deb"
 PACKAGES = b"Package: kubelet\nVersion: 1.37.1-1.1\n"
 

@@ -29,29 +29,29 @@ CUDA = {"name": "cuda", "url": "https://mirror.example/{os}/{cuda_arch}", "key":
 def test_placeholders_are_filled_in_for_the_host(
     gpu_host: MakeHost, system: str, machine: str, url: str, expected: str
 ) -> None:
-    (found,) = resolved(gpu_host(system=system, machine=machine), [{**CUDA, "url": url}])
+    (found,) = resolved([{**CUDA, "url": url}], gpu_host(system=system, machine=machine))
     assert found["url"] == expected
 
 
 def test_vendors_keys_are_known_by_package_format(gpu_host: MakeHost) -> None:
-    (apt,) = resolved(gpu_host(system="debian12"), [CUDA])
-    (yum,) = resolved(gpu_host(system="rocky9"), [CUDA])
+    (apt,) = resolved([CUDA], gpu_host(system="debian12"))
+    (yum,) = resolved([CUDA], gpu_host(system="rocky9"))
     assert (apt["format"], apt["key_fingerprint"][-8:]) == ("apt", "3BF863CC")
     assert (yum["format"], yum["key_fingerprint"][-8:]) == ("yum", "D42D0685")
 
 
 def test_a_fingerprint_of_the_user_wins(gpu_host: MakeHost) -> None:
-    (found,) = resolved(gpu_host(), [{**CUDA, "key_fingerprint": "A" * 40}])
+    (found,) = resolved([{**CUDA, "key_fingerprint": "A" * 40}], gpu_host())
     assert found["key_fingerprint"] == "A" * 40
 
 
 def test_a_repository_nobody_knows_has_no_fingerprint(gpu_host: MakeHost) -> None:
-    (found,) = resolved(gpu_host(), [{"name": "extras", "url": "https://m/", "key": "KEY"}])
+    (found,) = resolved([{"name": "extras", "url": "https://m/", "key": "KEY"}], gpu_host())
     assert found["key_fingerprint"] == ""
 
 
 def test_apt_trusts_one_key_for_one_repository(gpu_host: MakeHost) -> None:
-    key, source = repository_files(gpu_host(), [CUDA])
+    key, source = repository_files([CUDA], gpu_host())
     assert (key["path"], key["content"]) == ("/etc/apt/keyrings/onprem-gpu-cuda.asc", "KEY\n")
     assert source["path"] == "/etc/apt/sources.list.d/onprem-gpu-cuda.sources"
     assert source["content"].splitlines()[1:] == [
@@ -63,12 +63,12 @@ def test_apt_trusts_one_key_for_one_repository(gpu_host: MakeHost) -> None:
 
 
 def test_apt_repositories_that_are_not_flat_have_components(gpu_host: MakeHost) -> None:
-    _key, source = repository_files(gpu_host(), [{**CUDA, "suites": "bookworm", "components": "stable"}])
+    _key, source = repository_files([{**CUDA, "suites": "bookworm", "components": "stable"}], gpu_host())
     assert "Suites: bookworm\nComponents: stable\n" in source["content"]
 
 
 def test_yum_checks_packages_and_index(gpu_host: MakeHost) -> None:
-    key, source = repository_files(gpu_host(system="rocky9"), [{**CUDA, "modules": False}])
+    key, source = repository_files([{**CUDA, "modules": False}], gpu_host(system="rocky9"))
     assert key["path"] == "/etc/pki/rpm-gpg/onprem-gpu-cuda.asc"
     assert source["path"] == "/etc/yum.repos.d/onprem-gpu-cuda.repo"
     assert source["content"].splitlines()[1:] == [
@@ -84,4 +84,4 @@ def test_yum_checks_packages_and_index(gpu_host: MakeHost) -> None:
 
 
 def test_files_are_written_before_packages(gpu_host: MakeHost) -> None:
-    assert all(file["first"] for file in repository_files(gpu_host(), [CUDA]))
+    assert all(file["first"] for file in repository_files([CUDA], gpu_host()))
