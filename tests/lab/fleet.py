@@ -18,7 +18,6 @@ from progress import LabError
 OPERATING_SYSTEMS = ("debian12", "ubuntu2404", "el9")
 SECURE_BOOT = ("enabled", "disabled", "unsupported")
 NOUVEAU = ("loaded", "absent")
-HEADERS = ("installed", "available", "missing")
 MOST_HOSTS = 200  # the bridge's network has no room for more
 MOST_GPUS = 16
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -37,7 +36,6 @@ class Kernel:
     """What the kernel of a host brings along before anybody touches it."""
 
     nouveau: str  # loaded | absent
-    headers: str  # installed | available (a package in the repositories) | missing
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def _host(entry: Any, place: str, number: int, models: Collection[str]) -> Host:
     where = f"host {name}"
     values = _mapping(entry, where, allowed=known)
     gpus = _gpus(values.get("gpus"), where, models)
-    kernel = _mapping(values.get("kernel", {}), f"{where}: kernel", allowed=("nouveau", "headers"))
+    kernel = _mapping(values.get("kernel", {}), f"{where}: kernel", allowed=("nouveau",))
     return Host(
         name=name,
         number=number,
@@ -135,10 +133,7 @@ def _host(entry: Any, place: str, number: int, models: Collection[str]) -> Host:
         numa_nodes=_number(values.get("numa_nodes", 1), f"{where}: numa_nodes", 1, 8),
         nvswitches=_number(values.get("nvswitches", 0), f"{where}: nvswitches", 0, 8),
         secure_boot=_choice(values.get("secure_boot", "disabled"), f"{where}: secure_boot", SECURE_BOOT),
-        kernel=Kernel(
-            nouveau=_choice(kernel.get("nouveau", "loaded"), f"{where}: kernel.nouveau", NOUVEAU),
-            headers=_choice(kernel.get("headers", "available"), f"{where}: kernel.headers", HEADERS),
-        ),
+        kernel=Kernel(nouveau=_choice(kernel.get("nouveau", "loaded"), f"{where}: kernel.nouveau", NOUVEAU)),
     )
 
 

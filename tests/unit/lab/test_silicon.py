@@ -23,7 +23,7 @@ HOST = Host(
     numa_nodes=2,
     nvswitches=4,
     secure_boot="disabled",
-    kernel=Kernel(nouveau="loaded", headers="installed"),
+    kernel=Kernel(nouveau="loaded"),
 )
 
 

@@ -28,7 +28,7 @@ HOST = Host(
     numa_nodes=2,
     nvswitches=4,
     secure_boot="disabled",
-    kernel=Kernel(nouveau="loaded", headers="installed"),
+    kernel=Kernel(nouveau="loaded"),
 )
 
 
@@ -97,7 +97,7 @@ def _no_real_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    return new_machine(tmp_path, kernel=Kernel(nouveau="absent", headers="installed"))
+    return new_machine(tmp_path, kernel=Kernel(nouveau="absent"))
 
 
 def new_machine(place: Path, **more: Any) -> Machine:

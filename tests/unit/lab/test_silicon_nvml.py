@@ -22,7 +22,7 @@ from fleet import Gpus, Host, Kernel
 from package_contents import COMPILE, LIBRARY, SILICON
 
 VERSION = "580.95.05"
-HOST = Host("node-1", 11, "debian12", Gpus("H100-SXM", 4), 2, 4, "disabled", Kernel("absent", "installed"))
+HOST = Host("node-1", 11, "debian12", Gpus("H100-SXM", 4), 2, 4, "disabled", Kernel("absent"))
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the mock library is compiled with gcc")
 
@@ -151,7 +151,7 @@ def test_handles_are_found_by_uuid_serial_and_bus_id(node: Node) -> None:
     [("H100-SXM", [0, 0]), ("L4", {"error": pynvml.NVML_ERROR_NOT_SUPPORTED, "text": "Not Supported"})],
 )
 def test_mig_is_off_or_not_supported(tmp_path: Path, library: Path, model: str, answer: object) -> None:
-    host = Host("node-1", 11, "debian12", Gpus(model, 1), 1, 0, "disabled", Kernel("absent", "installed"))
+    host = Host("node-1", 11, "debian12", Gpus(model, 1), 1, 0, "disabled", Kernel("absent"))
     node = Node(tmp_path, library, host)
     node.load()
     assert node.ask("n.nvmlDeviceGetMigMode(h(0))") == answer
