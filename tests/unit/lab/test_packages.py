@@ -16,7 +16,6 @@ import package_tools
 import pytest
 from package_contents import DRIVERS, Driver
 from package_formats import Package, build_deb, build_rpm
-from silicon_modules import module_file
 
 LISTS = {
     "debian12": package_lists.debian_driver,
@@ -124,11 +123,3 @@ def test_an_rpm_says_what_its_description_says(tmp_path: Path) -> None:
 def test_kubelet_and_kubeadm_are_not_enabled_by_their_packages(tmp_path: Path) -> None:
     for package in (*package_tools.kubernetes_deb(tmp_path), *package_tools.kubernetes_rpm(tmp_path)):
         assert not any("enable" in body or "start" in body for body in package.scripts.values())
-
-
-@pytest.mark.skipif(not Path("/usr/sbin/modinfo").exists(), reason="needs kmod")
-def test_the_real_modinfo_reads_our_module_files(tmp_path: Path) -> None:
-    file = tmp_path / "nvidia.ko"
-    file.write_bytes(module_file([("version", "580.1"), ("license", "Dual MIT/GPL")], ["a"], ["b"]))
-    done = subprocess.run(["/usr/sbin/modinfo", "-F", "license", file], capture_output=True, text=True, check=True)
-    assert done.stdout == "Dual MIT/GPL\n"
