@@ -14,7 +14,7 @@ import random
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.onprem.gpu.plugins.module_utils.cluster import (
     MAX_CONNECTIONS,
@@ -37,13 +37,15 @@ Compute = t.Callable[[Node], t.Optional[Patch]]
 class Written:
     """What became of one node.
 
-    ``before`` is the node the last patch was computed from; ``error`` is None on success.
+    ``before`` is the node the last patch was computed from; ``error`` is None on success; ``conflicts`` counts the
+    patches that somebody else's write forestalled, each of which cost a patch and a read more.
     """
 
     changed: bool
     before: Node | None
     after: Node | None
     error: ClusterError | None = None
+    conflicts: int = 0
 
 
 def read_selected(cluster: Cluster, label_selector: str) -> dict[str, Node]:
@@ -145,7 +147,7 @@ def write(
 
 def _write(cluster: Cluster, node: Node, compute: Compute, dry_run: bool, sleep: t.Callable[[float], None]) -> Written:
     name = node["metadata"]["name"]
-    obstacle = ""
+    obstacle, conflicts = "", 0
     unsettled: Node | None = None
     for attempt in range(ATTEMPTS):
         patch = compute(node)
@@ -158,15 +160,15 @@ def _write(cluster: Cluster, node: Node, compute: Compute, dry_run: bool, sleep:
             unsettled = unsettled or (None if dry_run else node)
         else:
             if answer.ok:
-                return _verified(cluster, node, _slim(answer.data), compute, dry_run)
+                return replace(_verified(cluster, node, _slim(answer.data), compute, dry_run), conflicts=conflicts)
             if answer.status != 409:
                 raise _refusal(cluster, answer, name, dry_run)
-            obstacle = "other writers were faster each time"
+            obstacle, conflicts = "other writers were faster each time", conflicts + 1
         sleep(0.05 * 2**attempt * random.uniform(0.5, 1.5))
         node = _same_node_again(cluster, node, unsettled is not None)
     if compute(node) is None:
         # After a lost answer this is the proof that the patch had arrived.
-        return Written(unsettled is not None, unsettled or node, node)
+        return Written(unsettled is not None, unsettled or node, node, conflicts=conflicts)
     raise ClusterError(
         "conflict",
         f"Could not write node {name} in {ATTEMPTS} tries: {obstacle}. Last writers: {_last_writers(node)}. Find out "

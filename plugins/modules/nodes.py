@@ -245,6 +245,13 @@ http:
     throttled_seconds:
       description: Seconds spent waiting because of the rate limit or because the server asked for it.
       type: float
+conflicts:
+  description:
+    - How many patches met a write of somebody else and were computed anew. Each cost two requests more. Many of them
+      tell of something that keeps writing nodes.
+  returned: when the API server answered
+  type: int
+  sample: 0
 reason:
   description: Reason of the first failed node in the order of names, or of the failure that stopped everything.
   returned: on failure
@@ -259,6 +266,7 @@ msg:
 
 import functools
 import typing as t
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -427,7 +435,7 @@ def with_readiness(cluster: Cluster, module: AnsibleModule, written: dict[str, W
     results = dict(written)
     for name, node in wait_until_ready(cluster, waiting, seconds).items():
         error = None if is_ready(node) else not_ready(name, node, seconds)
-        results[name] = Written(written[name].changed, written[name].before, node, error)
+        results[name] = replace(written[name], after=node, error=error)
     return results
 
 
@@ -462,6 +470,7 @@ def report(
         "nodes": nodes,
         "missing": unknown,
         "http": cluster.http,
+        "conflicts": sum(result.conflicts for result in written.values()),
         "diff": diff,
     }
     summary = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {len(changed)} changed"

@@ -215,7 +215,8 @@ def test_a_thousand_nodes_cost_their_pages_and_one_request_for_each_that_differs
     options = {"names": names, "nodes": [{"name": name, "labels": {"x": "1"}} for name in chosen]}
     first = nodes(**options)
     assert first["msg"] == "1000 nodes: 100 changed"
-    assert first["http"]["requests"] - len(chosen) in pages
+    # the cluster's controllers write to new nodes as well; a patch they forestall is a patch and a read more
+    assert first["http"]["requests"] - len(chosen) - 2 * first["conflicts"] in pages
     second = nodes(**options)
     assert second["changed"] is False
     assert second["http"]["requests"] in pages

@@ -210,7 +210,8 @@ def test_a_taint_that_came_in_between_survives():
             server.write("gpu-1", {"spec": {"taints": [FOREIGN]}})
 
     server.trouble = somebody_is_faster
-    assert written(server).changed is True
+    result = written(server)
+    assert (result.changed, result.conflicts) == (True, 1)
     assert server.nodes["gpu-1"]["spec"]["taints"] == [FOREIGN, TAINT]
     assert len(patches(server)) == 2
 
@@ -224,7 +225,7 @@ def test_when_somebody_else_did_the_same_it_is_not_our_change():
 
     server.trouble = somebody_does_it
     result = written(server)
-    assert (result.changed, result.error) == (False, None)
+    assert (result.changed, result.error, result.conflicts) == (False, None, 1)
 
 
 def test_endless_conflicts_end_and_name_the_writers():
