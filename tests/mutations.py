@@ -148,7 +148,7 @@ def of_node(labels: dict[str, str], taints: list[dict[str, str]]) -> Iterator[Mu
 
 HARMLESS = (
     Mutation(
-        "somebody's own label", kubectl=("label", "node", "HOST", "example.com/rack=b12", "--overwrite"), matters=False
+        "somebody's own label", kubectl=("label", "node", "HOST", "example.com/shelf=b12", "--overwrite"), matters=False
     ),
     Mutation(
         "somebody's own annotation",
