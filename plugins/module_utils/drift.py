@@ -223,10 +223,17 @@ def _hold_is_right(item: Item, have: PackageState) -> bool:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+class Content(t.NamedTuple):
+    """What a file should contain: its digest, and what a diff shows."""
+
+    digest: str
+    text: str
+
+
 def _file(document: str, item: Item, have: FileState) -> Difference | None:
     if item["state"] == "absent":
         return _superfluous_file(document, item, have)
-    return _file_with(document, "file", item, item["content"].encode("utf-8"), have)
+    return _file_with(document, "file", item, _wanted_content(item), have)
 
 
 def _superfluous_file(document: str, item: Item, have: FileState) -> Difference | None:
@@ -244,8 +251,8 @@ def _superfluous_file(document: str, item: Item, have: FileState) -> Difference 
     )
 
 
-def _file_with(document: str, kind: str, item: Item, content: bytes, have: FileState) -> Difference | None:
-    wanted = _attributes(item["mode"], item["owner"], item["group"], content)
+def _file_with(document: str, kind: str, item: Item, content: Content, have: FileState) -> Difference | None:
+    wanted = _attributes(item["mode"], item["owner"], item["group"], content.digest)
     had = _present_attributes(item, have)
     parts = [name for name, value in wanted.items() if had.get(name) != value]
     if not parts:
@@ -260,12 +267,12 @@ def _file_with(document: str, kind: str, item: Item, content: bytes, have: FileS
         disrupts=item["disrupts"],
         summary=f"write {item['path']}" if have.kind == "absent" else f"change {item['path']} ({', '.join(parts)})",
         before=_as_text(have.content) if content_differs else "",
-        after=_as_text(content) if content_differs else "",
+        after=content.text if content_differs else "",
     )
 
 
-def _attributes(mode: str, owner: str, group: str, content: bytes) -> dict[str, str]:
-    return {"content": _digest(content), "mode": mode, "owner": owner, "group": group}
+def _attributes(mode: str, owner: str, group: str, digest: str) -> dict[str, str]:
+    return {"content": digest, "mode": mode, "owner": owner, "group": group}
 
 
 def _present_attributes(item: Item, have: FileState) -> dict[str, str]:
@@ -274,13 +281,13 @@ def _present_attributes(item: Item, have: FileState) -> dict[str, str]:
         return {}
     owner = str(have.uid) if item["owner"] == str(have.uid) else have.owner
     group = str(have.gid) if item["group"] == str(have.gid) else have.group
-    return _attributes(have.mode, owner, group, have.content)
+    return _attributes(have.mode, owner, group, _digest(have.content))
 
 
 def _generated(document: str, item: Item, present: Present) -> Difference | None:
     wanted, have = present.generated[tuple(item["argv"])], present.files[item["path"]]
     if not wanted.problem:
-        return _file_with(document, "generated", item, wanted.content, have)
+        return _file_with(document, "generated", item, _content_of(wanted.content), have)
     return Difference(
         document,
         "generated",
@@ -297,20 +304,31 @@ def _rewritten_paths(document: Document, present: Present) -> list[str]:
     written = [
         item["path"]
         for item in document["files"]
-        if _content_differs(item["state"], item["content"].encode("utf-8"), present.files[item["path"]])
+        if _content_differs(item["state"], _wanted_content(item), present.files[item["path"]])
     ]
     generated = [(item["path"], present.generated[tuple(item["argv"])]) for item in document["generated"]]
     return written + [
         path
         for path, wanted in generated
-        if wanted.problem or _content_differs("present", wanted.content, present.files[path])
+        if wanted.problem or _content_differs("present", _content_of(wanted.content), present.files[path])
     ]
 
 
-def _content_differs(state: str, content: bytes, have: FileState) -> bool:
+def _content_differs(state: str, content: Content, have: FileState) -> bool:
     if state == "absent":
         return have.kind != "absent"
-    return have.kind != "file" or have.content != content
+    return have.kind != "file" or _digest(have.content) != content.digest
+
+
+def _wanted_content(item: Item) -> Content:
+    """Of a file that the controller sends as it is, only the digest is in the document."""
+    if item["sha256"]:
+        return Content(f"sha256:{item['sha256']}", f"({item['src'] or 'a file'} of the controller)\n")
+    return _content_of(item["content"].encode("utf-8"))
+
+
+def _content_of(content: bytes) -> Content:
+    return Content(_digest(content), _as_text(content))
 
 
 def _digest(content: bytes) -> str:

@@ -70,6 +70,10 @@ def _is_unit(value: t.Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9:_.\\@-]+", value) is not None and "@." not in value
 
 
+def _is_digest(value: t.Any) -> bool:
+    return value is None or (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None)
+
+
 def _is_mode(value: t.Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}|[0-7]{4}", value) is not None
 
@@ -96,6 +100,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "files": {
         "path": PATH,
         "content": Rule("text", lambda value: isinstance(value, str), ""),
+        "sha256": Rule("64 hexadecimal digits, or null where content is given", _is_digest),
+        "src": Rule("a path on the controller, or null", lambda value: value is None or _is_text(value)),
         "mode": MODE,
         "owner": OWNER,
         "group": OWNER,

@@ -35,7 +35,8 @@ options:
         that was interrupted is a difference of each document that has packages.
       - C(files) is a list of text files. C(path) is required. C(content), C(mode) (default V("0644")), C(owner) and
         C(group) (default V(root)) are compared exactly. C(state) is V(present) (the default) or V(absent). C(first)
-        marks files that are written before packages.
+        marks files that are written before packages. Instead of C(content), C(sha256) compares the digest only, and
+        C(src) names the controller's file that the tasks copy.
       - C(generated) is a list of files whose right content only the host can say. C(path) and C(argv) are required.
         C(argv) is run once; it must print the content and change nothing. C(mode), C(owner) and C(group) are as for
         C(files). A program that is not installed yet, or fails, is a difference.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import typing as t
 
 import pytest
@@ -358,6 +359,19 @@ def test_what_differs_of_a_file_is_one_difference_that_names_it():
     assert found.disrupts == "runtime"
     assert found.as_diff()["before"] == "old\n"
     assert found.as_diff()["after"] == "new\n"
+
+
+def test_a_file_of_the_controller_is_compared_by_its_digest():
+    digest = hashlib.sha256(b"new\n").hexdigest()
+    document = {"files": [{"path": "/f", "sha256": digest, "src": "/collection/f.py"}]}
+    right, wrong = (
+        Present(files={"/f": FileState("file", "0644", "root", 0, "root", 0, content)})
+        for content in (b"new\n", b"old\n")
+    )
+    assert none(document, right)
+    found = only(document, wrong)
+    assert found.want == f"content sha256:{digest}"
+    assert found.as_diff() == {**found.as_diff(), "before": "old\n", "after": "(/collection/f.py of the controller)\n"}
 
 
 def test_a_wrong_mode_shows_modes_and_not_the_text():
