@@ -92,7 +92,7 @@ def test_a_mode_of_three_digits_gets_its_fourth():
         ({"files": [{"path": "/x", "mode": 420}]}, "documents.d.files[0].mode is 420; it must be four octal digits in"),
         ({"files": [{"path": "/x", "mode": "0888"}]}, 'documents.d.files[0].mode is "0888"; it must be four octal'),
         ({"files": [{"path": "/x", "content": {"a": 1}}]}, "files[0].content is {'a': 1}; it must be text."),
-        ({"files": [{"path": "/x", "sha256": "abc"}]}, "files[0].sha256 is 'abc'; it must be 64 hexadecimal digits"),
+        ({"files": [{"path": "/x", "sha256": "abc"}]}, 'files[0].sha256 is "abc"; it must be 64 hexadecimal digits'),
         ({"generated": [{"path": "/x", "argv": "ls"}]}, 'generated[0].argv is "ls"; it must be a list of texts, the'),
         ({"generated": [{"path": "/x", "argv": []}]}, "documents.d.generated[0].argv is []; it must be a list of"),
         (
