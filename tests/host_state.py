@@ -25,7 +25,7 @@ FOLDERS = ("/etc",)
 FILES = ("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", "/var/lib/kubelet/instance-config.yaml")
 OWN_REASONS = re.compile(
     r"^/etc/(ssh/ssh_host_|machine-id|ld\.so\.cache|mtab|resolv\.conf|hostname|hosts|shadow-?$|gshadow-?$|passwd-$|group-$"
-    r"|\.pwd\.lock|\.updated|kubernetes/(kubelet|bootstrap-kubelet)\.conf$|apt/apt\.conf\.d/|ssl/certs/|pki/ca-trust/extracted"
+    r"|\.pwd\.lock|\.updated|kubernetes/kubelet\.conf$|apt/apt\.conf\.d/|ssl/certs/|pki/ca-trust/extracted"
     r"|dnf/plugins/versionlock\.list)"
 )
 
@@ -35,7 +35,9 @@ def main():
     for folder in FOLDERS:
         for parent, _folders, names in os.walk(folder):
             for name in names:
-                add_file(state, os.path.join(parent, name))
+                path = os.path.join(parent, name)
+                if not OWN_REASONS.match(path):
+                    add_file(state, path)
     for path in (*FILES, *sys.argv[1:]):
         add_file(state, path)
     state.update(packages())
@@ -45,7 +47,7 @@ def main():
 
 
 def add_file(state, path):
-    if OWN_REASONS.match(path) or not os.path.lexists(path):
+    if not os.path.lexists(path):
         return
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):

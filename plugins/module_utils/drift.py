@@ -421,8 +421,9 @@ def _service(document: str, item: Item, present: Present, rewritten: set[str]) -
 def _service_parts(item: Item, have: ServiceState, present: Present, rewritten: set[str]) -> list[tuple[str, str]]:
     """What differs of a unit: (wanted, had). One that is not installed is as stopped and disabled as can be."""
     parts = []
-    if item["masked"] is not None and item["masked"] != (have.enabled_state == "masked"):
-        parts.append(("masked", "not masked") if item["masked"] else ("not masked", "masked"))
+    masked = False if item["masked"] is None and (item["enabled"] or item["state"] == "started") else item["masked"]
+    if masked is not None and masked != (have.enabled_state == "masked"):
+        parts.append(("masked", "not masked") if masked else ("not masked", "masked"))
     if item["enabled"] is not None and item["enabled"] != have.enabled:
         shown = have.enabled_state or ("disabled" if have.installed else "not installed")
         parts.append(("enabled" if item["enabled"] else "disabled", shown))

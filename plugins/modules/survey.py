@@ -43,7 +43,8 @@ options:
       - C(modules) is a list of kernel modules. C(name) is required. C(version) is that of the loaded module, V(null)
         takes any. C(state) is V(loaded) (the default) or V(absent).
       - C(services) is a list of systemd units. C(name) is required. C(enabled), C(masked) and C(state) (V(started) or
-        V(stopped)) may each be V(null) (the default) to leave it alone. C(restarts_on) lists files; a running unit
+        V(stopped)) may each be V(null) (the default) to leave it alone, but a unit that is wanted enabled or started
+        must not be masked either. C(restarts_on) lists files; a running unit
         that was started before one of them was last modified differs. As for M(ansible.builtin.systemd_service), a
         unit that is static or generated counts as enabled, and one that is only starting as started. A unit that is
         not installed is neither.
