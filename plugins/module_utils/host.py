@@ -187,15 +187,22 @@ class Host:
                 holders.append({"pid": pid, "command": self.read_value(f"/proc/{pid}/comm")})
         return holders
 
+    def holders(self, path: str) -> list[int]:
+        """Ids of the processes that hold one file open."""
+        return [pid for pid in self._process_ids() if path in self._open_paths(pid)]
+
     def _process_ids(self) -> list[int]:
         return sorted(int(name) for name in self.names("/proc") if name.isdigit())
 
     def _holds_open(self, pid: int, prefix: str) -> bool:
+        return any(path.startswith(prefix) for path in self._open_paths(pid))
+
+    def _open_paths(self, pid: int) -> list[str]:
         folder = f"{self._root}/proc/{pid}/fd"
         try:
-            return any(os.readlink(f"{folder}/{name}").startswith(prefix) for name in os.listdir(folder))
+            return [os.readlink(f"{folder}/{name}") for name in os.listdir(folder)]
         except OSError:
-            return False  # the process or the file went away meanwhile
+            return []  # the process or the file went away meanwhile
 
     def _note_unless_absent(self, path: str, error: OSError) -> None:
         if error.errno not in NOTHING_THERE:
