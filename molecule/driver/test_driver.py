@@ -25,6 +25,12 @@ def package_version(host: Host, name: str) -> str:
     return re.sub(r"^\d+:|-[^-]*$", "", host.package(name).version)
 
 
+def persistence_package(host: Host) -> str:
+    """Ubuntu has the daemon in a package of several programs."""
+    ubuntu = host.system_info.distribution == "ubuntu"
+    return "nvidia-compute-utils-580" if ubuntu else "nvidia-persistenced"
+
+
 def test_loaded_module_is_the_wanted_branch(host: Host) -> None:
     assert loaded_version(host).startswith("580.")
 
@@ -46,14 +52,14 @@ def test_persistence_daemon_runs_and_survives_a_reboot(host: Host) -> None:
     service = host.service("nvidia-persistenced")
     assert service.is_running
     assert service.is_enabled
-    assert package_version(host, "nvidia-persistenced") == loaded_version(host)
+    assert package_version(host, persistence_package(host)) == loaded_version(host)
 
 
 def test_packages_are_held(host: Host) -> None:
     if host.exists("dnf"):
-        assert "nvidia-persistenced" in host.run("dnf -q -C versionlock list").stdout
+        assert persistence_package(host) in host.run("dnf -q -C versionlock list").stdout
     else:
-        assert "nvidia-persistenced" in host.run("apt-mark showhold").stdout.split()
+        assert persistence_package(host) in host.run("apt-mark showhold").stdout.split()
 
 
 def test_fabric_manager_is_where_nvswitch_is_and_nowhere_else(host: Host) -> None:
