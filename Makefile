@@ -16,13 +16,13 @@ setup: ## Make .venv and .build/collections (done by every other target)
 demo: setup ## From nothing to GPU pods: lab up, site twice, GPU pods, a table; the lab stays up
 	@$(VENV)/python tests/demo.py
 
-test: setup ## All gates, journey and contracts, on a fresh lab that is taken down at the end
+test: setup ## All gates, journey, molecule and contracts, on a fresh lab that is taken down at the end
 	@$(VENV)/python tests/gates test
 
 check: setup ## Gates and unit tests only, under two minutes
 	@$(VENV)/python tests/gates check
 
-test-slow: setup ## What takes long: molecule, the honesty and kill tests with all their tries, measurements
+test-slow: setup ## What takes long: the honesty and kill tests with all their tries, measurements
 	@$(VENV)/python tests/gates slow
 
 perf: setup ## Measure a run that changes nothing against plain Ansible, on the lab that is up

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """All gates of the project: `python tests/gates check|test|slow`, or the names of gates.
 
-check: gates and unit tests, no lab. test: those, and on a fresh lab the journey and the contracts. slow: molecule,
-the random tests with all their tries and the measurements, on a fresh lab.
+check: gates and unit tests, no lab. test: those, and on a fresh lab the journey, molecule and the contracts. slow: the
+random tests with all their tries and the measurements, on a fresh lab.
 """
 
 from __future__ import annotations
@@ -116,6 +116,13 @@ ON_LAB = (
         needs="lab-up",
     ),
     Gate(
+        name="molecule",
+        shows="converge, idempotence, check mode, verify",
+        commands=(("molecule", "test", "--all"),),
+        minutes=20,
+        needs="lab-up",
+    ),
+    Gate(
         name="contract",
         shows="modules and roles against real daemons",
         commands=((*integration(""), *(f"--ignore=tests/integration/{name}" for name in OWN_GATE_TESTS)),),
@@ -124,13 +131,6 @@ ON_LAB = (
     ),
 )
 SLOW = (
-    Gate(
-        name="molecule",
-        shows="converge, idempotence, check mode, verify",
-        commands=(("molecule", "test", "--all"),),
-        minutes=20,
-        needs="lab-up",
-    ),
     Gate(
         name="honesty",
         shows="the survey agrees with a full run",

@@ -9,6 +9,7 @@ import sys
 import types
 
 import pytest
+from ansible.plugins.action import ActionBase
 
 from ansible_collections.onprem.gpu.plugins.action import gpu_info
 from ansible_collections.onprem.gpu.plugins.module_utils.nvml import load
@@ -26,7 +27,7 @@ def action(monkeypatch):
         return {"changed": False, "gpus": []}
 
     monkeypatch.setattr(plugin, "_execute_module", execute_module, raising=False)
-    monkeypatch.setattr(gpu_info.ActionBase, "run", lambda self, tmp, task_vars: {})
+    monkeypatch.setattr(ActionBase, "run", lambda self, tmp, task_vars: {})
     return plugin
 
 
