@@ -79,12 +79,24 @@ def differences(run: Run, host: str) -> dict[str, dict[str, t.Any]]:
 
 
 def traceable_differences(run: Run, host: str) -> set[str]:
-    """Ids of the differences that show in a host's state: a service that is only restarted looks as before."""
-    return {name for name, difference in differences(run, host).items() if not _only_restarts(difference)}
+    """Ids of the differences that show in a host's state: a service that is only restarted looks as before.
+
+    An interrupted transaction is one difference of a document and shows in the packages it names.
+    """
+    found = differences(run, host)
+    traceable = {name for name, difference in found.items() if not _only_restarts(difference)}
+    return traceable.union(*(_half_installed(difference) for difference in found.values()))
 
 
 def _only_restarts(difference: dict[str, t.Any]) -> bool:
     return difference["kind"] == "service" and str(difference["want"]).startswith("restarted for")
+
+
+def _half_installed(difference: dict[str, t.Any]) -> set[str]:
+    """Of "libcuda1 is unpacked, nvidia-smi is half-configured" the ids of the packages."""
+    if difference["kind"] != "unfinished":
+        return set()
+    return {f"{difference['document']}/package/{told.split(' is ')[0]}" for told in difference["have"].split(", ")}
 
 
 def converged(run: Run, host: str) -> bool:
