@@ -5,9 +5,9 @@
 """GPU models that can be partitioned, for planning without hardware.
 
 Hosts never read this: there the GPU itself says what it offers. Placements and numbers: listings of real drivers (A30,
-A100 40 GB, H100, RTX PRO 6000) and NVIDIA's MIG user guide; those of the other models with eight memory slices follow the
-same scheme. Numbers of profiles change with the driver, so nothing should depend on them. Names follow from the memory:
-the driver of a host may round another way.
+A100 40 GB, H100, RTX PRO 6000) and NVIDIA's MIG user guide; those of the other models with eight memory slices follow
+the same scheme. Numbers of profiles change with the driver, so nothing should depend on them. Names follow from the
+memory: the driver of a host may round another way.
 """
 
 from __future__ import annotations

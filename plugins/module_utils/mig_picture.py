@@ -6,8 +6,8 @@
 
     GPU 0 A100-SXM4-40GB  |2g.10gb.*|1g.5gb..|........|3g.20gb...........|
 
-A piece is as wide as its share of the memory; * marks an instance in use, / one without a compute instance, and a number
-in brackets one with several. Dots without a name are free.
+A piece is as wide as its share of the memory; * marks an instance in use, / one without a compute instance, and a
+number in brackets one with several. Dots without a name are free.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _cells(gpu: Gpu, room: int) -> tuple[list[str], list[str]]:
     pieces = _pieces(gpu)
     slices = sum(piece.size for piece in pieces)
     width = max((room - 1) // max(slices, 1), 2)
-    cells, legend = [], []
+    cells: list[str] = []
+    legend: list[str] = []
     for piece in pieces:
         space = width * piece.size - 1
         name = piece.name
