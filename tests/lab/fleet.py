@@ -50,6 +50,7 @@ class Host:
     nvswitches: int
     secure_boot: str  # enabled | disabled | unsupported (booted by a BIOS, no EFI)
     kernel: Kernel
+    passthrough: bool = False  # a virtual machine that was handed its GPUs: nobody inside can reset them
 
     @property
     def address(self) -> str:
@@ -117,7 +118,7 @@ def parse(content: Any, models: Collection[str]) -> Fleet:
 
 
 def _host(entry: Any, place: str, number: int, models: Collection[str]) -> Host:
-    known = ("name", "os", "gpus", "numa_nodes", "nvswitches", "secure_boot", "kernel")
+    known = ("name", "os", "gpus", "numa_nodes", "nvswitches", "secure_boot", "kernel", "passthrough")
     name = _mapping(entry, place).get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise LabError(f"{place}: name is {name!r}; it must be 1 to 40 lower case letters, digits and dashes")
@@ -134,6 +135,7 @@ def _host(entry: Any, place: str, number: int, models: Collection[str]) -> Host:
         nvswitches=_number(values.get("nvswitches", 0), f"{where}: nvswitches", 0, 8),
         secure_boot=_choice(values.get("secure_boot", "disabled"), f"{where}: secure_boot", SECURE_BOOT),
         kernel=Kernel(nouveau=_choice(kernel.get("nouveau", "loaded"), f"{where}: kernel.nouveau", NOUVEAU)),
+        passthrough=_truth(values.get("passthrough", False), f"{where}: passthrough"),
     )
 
 
@@ -165,6 +167,12 @@ def _choice(value: Any, where: str, allowed: Collection[str]) -> str:
     if value not in allowed:
         raise LabError(f"{where} is {value!r}; allowed: {', '.join(allowed)}")
     return str(value)
+
+
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise LabError(f"{where} is {value!r}; allowed: true, false")
+    return value
 
 
 def _number(value: Any, where: str, least: int, most: int) -> int:

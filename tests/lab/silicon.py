@@ -34,6 +34,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+import silicon_mig
 import silicon_modules
 import silicon_numa
 import silicon_pci
@@ -105,19 +106,25 @@ class Host(Protocol):
     def secure_boot(self) -> str: ...
 
     @property
+    def passthrough(self) -> bool: ...
+
+    @property
     def kernel(self) -> Kernel: ...
 
 
-def prepare_host(host: Host, directory: Path) -> None:
+def prepare_host(host: Host, directory: Path, models: Sequence[str] = ()) -> None:
     """Write the hardware of a host; what the host has changed in ``state`` since is kept.
 
-    Raises ValueError naming the host and the models that exist when the model is unknown.
+    ``models`` names the model of each GPU when they differ. Raises ValueError naming the host and the models that exist
+    when a model is unknown.
     """
-    if host.gpus.count and host.gpus.model not in MODELS:
-        raise ValueError(f"host {host.name}: no GPU model {host.gpus.model!r}; allowed: {', '.join(sorted(MODELS))}")
+    models = models or [host.gpus.model] * host.gpus.count
+    for model in models:
+        if model not in MODELS:
+            raise ValueError(f"host {host.name}: no GPU model {model!r}; allowed: {', '.join(sorted(MODELS))}")
     directory.mkdir(parents=True, exist_ok=True)
-    gpus, switches = _gpu_devices(host), _switch_devices(host)
-    write_in_place(directory / "board", _kernel().format_pairs(_board(host, gpus, switches)))
+    gpus, switches = _gpu_devices(host, models), _switch_devices(host)
+    write_in_place(directory / "board", _kernel().format_pairs(_board(host, models, gpus, switches)))
     if not (directory / "state").exists():
         write_in_place(directory / "state", _kernel().format_pairs({"format": FORMAT}))
     silicon_pci.write_pci(directory / "pci", [*_base_devices(host), *switches, *gpus])
@@ -193,26 +200,29 @@ def _install_programs(directory: Path) -> None:
 # -- the board --------------------------------------------------------------------------------------------------------
 
 
-def _board(host: Host, gpus: Sequence[PciDevice], switches: Sequence[PciDevice]) -> dict[str, str]:
+def _board(
+    host: Host, models: Sequence[str], gpus: Sequence[PciDevice], switches: Sequence[PciDevice]
+) -> dict[str, str]:
     board = {
         "format": FORMAT,
         "host": host.name,
         "secure_boot": host.secure_boot,
         "nouveau": host.kernel.nouveau,
+        "passthrough": str(int(host.passthrough)),
         "gpus": str(len(gpus)),
         "nvswitches": str(len(switches)),
     }
-    for index, device in enumerate(gpus):
-        board |= {f"gpu.{index}.{key}": value for key, value in _gpu_properties(host, index, device)}
+    for index, (name, device) in enumerate(zip(models, gpus, strict=True)):
+        board |= {f"gpu.{index}.{key}": value for key, value in _gpu_properties(host, index, name, device)}
     for index, device in enumerate(switches):
         board[f"nvswitch.{index}.pci"] = device.address
     return board
 
 
-def _gpu_properties(host: Host, index: int, device: PciDevice) -> Iterator[tuple[str, str]]:
-    model = MODELS[host.gpus.model]
+def _gpu_properties(host: Host, index: int, name: str, device: PciDevice) -> Iterator[tuple[str, str]]:
+    model = MODELS[name]
     seed = hashlib.sha256(f"{host.name}/{index}".encode()).digest()
-    yield "model", host.gpus.model
+    yield "model", name
     yield "name", model.name
     yield "uuid", f"GPU-{uuid.UUID(bytes=seed[:16], version=4)}"
     yield "serial", str(1_320_000_000_000 + int.from_bytes(seed[16:20], "big"))
@@ -228,13 +238,12 @@ def _gpu_properties(host: Host, index: int, device: PciDevice) -> Iterator[tuple
     yield "cpus", device.local_cpus
     yield "power_w", str(model.power_w)
     yield "nvlinks", str(model.nvlinks if host.nvswitches else 0)
-    yield "mig", str(int(model.mig))
+    yield "mig", str(int(bool(model.mig)))
+    if model.mig:
+        yield from silicon_mig.board_pairs(model.mig)
 
 
-def _gpu_devices(host: Host) -> list[PciDevice]:
-    if not host.gpus.count:
-        return []
-    model = MODELS[host.gpus.model]
+def _gpu_devices(host: Host, models: Sequence[str]) -> list[PciDevice]:
     return [
         PciDevice(
             address=f"0000:{bus:02x}:00.0",
@@ -247,7 +256,7 @@ def _gpu_devices(host: Host) -> list[PciDevice]:
             local_cpus=_local_cpus(host, node),
             memory_bytes=(16 << 20, model.memory_mib << 20, 32 << 20),
         )
-        for bus, node in _places(host)
+        for (bus, node), model in zip(_places(host), map(MODELS.__getitem__, models), strict=True)
     ]
 
 
