@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The controller's half of modules that use NVML: sends the controller's nvidia-ml-py along, so that hosts need none."""
+"""The controller's half of modules that use NVML: sends its nvidia-ml-py along, so that hosts need none."""
 
 from __future__ import annotations
 
