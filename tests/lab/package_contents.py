@@ -20,6 +20,7 @@ DRIVERS = {"580.159.03": 13000, "580.173.02": 13000, "595.91.07": 13020}
 
 COMPILE = ("gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
 LIBRARY = ("-shared", "-fPIC", "-fvisibility=hidden")
+LIBRARIES = {"libnvidia-ml": ("nvml.c", "mig.c", "processes.c"), "libcuda": ("cuda.c",)}
 # Libraries without content. A container that gets a GPU gets these mounted as well.
 EMPTY_LIBRARIES = {
     "libnvidia-cfg": 1,
@@ -63,9 +64,10 @@ class Driver:
         defines = (f'-DDRIVER_VERSION="{self.version}"', f"-DCUDA_VERSION={DRIVERS[self.version]}")
         for name, source in PROGRAMS.items():
             run([*COMPILE, *defines, "-o", self._folder / name, SILICON / source, "-ldl"])
-        for name, source in {"libnvidia-ml": "nvml.c", "libcuda": "cuda.c"}.items():
+        for name, sources in LIBRARIES.items():
             output = self._folder / f"{name}.so.{self.version}"
-            run([*COMPILE, *LIBRARY, *defines, f"-Wl,-soname,{name}.so.1", "-o", output, SILICON / source, "-ldl"])
+            options = (*LIBRARY, *defines, f"-Wl,-soname,{name}.so.1", "-o", output)
+            run([*COMPILE, *options, *(SILICON / source for source in sources), "-ldl"])
         for name, number in EMPTY_LIBRARIES.items():
             output = self._folder / f"{name}.so.{self.version}"
             run([*COMPILE, *LIBRARY, f"-Wl,-soname,{name}.so.{number}", "-o", output, "-xc", "/dev/null"])

@@ -41,7 +41,10 @@ BUILT_IN = {
 }
 GPU_MAJOR, CONTROL_MINOR, MODESET_MINOR = 195, 255, 254
 UVM_MAJOR, CAPS_MAJOR, SWITCH_MAJOR = 508, 507, 506
-VOLTA, BLACKWELL = 5, 10  # NVML architecture numbers
+VOLTA, AMPERE, BLACKWELL = 5, 7, 10  # NVML architecture numbers
+# Capability nodes of MIG: their minors are dealt out beforehand, to every instance there could be
+MIG_CONFIG, MIG_MONITOR, FIRST_INSTANCE = 1, 2, 3
+MOST_GPU_INSTANCES, MOST_COMPUTE_INSTANCES = 15, 8
 FIRST_BRANCH_WITHOUT_VOLTA = 590
 RENAMED = {"NVreg_RestrictProfilingToAdminUsers": "RmProfilingAdminOnly"}  # module parameter -> its name in "params"
 SIGNATURE = b"~Module signature appended~\n"
@@ -273,7 +276,24 @@ def remove(host: Host, module: str, program: str = "rmmod") -> None:
     hide(host, module)
     with edit_pairs(host.state_file) as state:
         state.pop(f"module.{module}", None)
+        if module == "nvidia":
+            forget_mig(host, state)
     show_module_list(host)
+
+
+def forget_mig(host: Host, state: dict[str, str]) -> None:
+    """Take from the state what MIG loses with the driver.
+
+    Instances are gone on every GPU. The mode is a bit in the board's memory on Ampere, where what was pending is now in
+    force; later GPUs come back with MIG off.
+    """
+    for index, gpu in enumerate(host.gpus):
+        pending = state.get(f"gpu.{index}.mig.pending", state.get(f"gpu.{index}.mig.mode"))
+        for key in list(state):
+            if key.startswith((f"gpu.{index}.gi.", f"gpu.{index}.mig.mode", f"gpu.{index}.mig.pending")):
+                del state[key]
+        if pending == "1" and int(gpu["architecture"]) == AMPERE:
+            state[f"gpu.{index}.mig.mode"] = "1"
 
 
 def unload(host: Host, module: str) -> None:
@@ -298,7 +318,7 @@ def holders_of(host: Host, module: str) -> list[str]:
 
 def users_of(host: Host, module: str) -> list[int]:
     """Return the processes that have one of the module's device nodes open (those of containers too)."""
-    majors = {"nvidia": (GPU_MAJOR, SWITCH_MAJOR), "nvidia_uvm": (UVM_MAJOR,)}.get(module, ())
+    majors = {"nvidia": (GPU_MAJOR, SWITCH_MAJOR, CAPS_MAJOR), "nvidia_uvm": (UVM_MAJOR,)}.get(module, ())
     if not majors:
         return []
     users = []
@@ -358,7 +378,7 @@ def show_driver(host: Host, version: str, flavour: str) -> None:
         nodes |= {f"nvidia-nvswitch{index}": (SWITCH_MAJOR, index) for index in range(len(host.switches))}
         nodes["nvidia-nvswitchctl"] = (SWITCH_MAJOR, CONTROL_MINOR)
     if any(gpu["mig"] == "1" for gpu in host.gpus):
-        nodes |= {"nvidia-caps/nvidia-cap1": (CAPS_MAJOR, 1), "nvidia-caps/nvidia-cap2": (CAPS_MAJOR, 2)}
+        nodes |= {f"nvidia-caps/nvidia-cap{minor}": (CAPS_MAJOR, minor) for minor in (MIG_CONFIG, MIG_MONITOR)}
     make_nodes(host, nodes)
     bind_devices(host, [gpu["pci"] for gpu in host.gpus], "nvidia")
     bind_devices(host, host.switches, "nvidia-nvswitch")
@@ -397,12 +417,27 @@ def driver_files(host: Host, version: str, flavour: str) -> dict[str, str]:
             f"Device Minor: \t {gpu['minor']}\nGPU Firmware: \t {version}\nGPU Excluded:\t No\n"
         )
     if any(gpu["mig"] == "1" for gpu in host.gpus):
-        for minor, name in ((1, "config"), (2, "monitor")):
+        for minor, name in ((MIG_CONFIG, "config"), (MIG_MONITOR, "monitor")):
             files[f"nvidia/capabilities/mig/{name}"] = (
                 f"DeviceFileMinor: {minor}\nDeviceFileMode: 256\nDeviceFileModify: 1\n"
             )
-        files["nvidia-caps/mig-minors"] = "config 1\nmonitor 2\n"
+        files["nvidia-caps/mig-minors"] = mig_minors(host)
     return files
+
+
+def mig_minors(host: Host) -> str:
+    """Return /proc/driver/nvidia-caps/mig-minors: a minor for every instance there could ever be."""
+    lines = [f"config {MIG_CONFIG}", f"monitor {MIG_MONITOR}"]
+    for gpu in host.gpus:
+        minor = FIRST_INSTANCE + int(gpu["minor"]) * MOST_GPU_INSTANCES * (1 + MOST_COMPUTE_INSTANCES)
+        if gpu["mig"] != "1":
+            continue
+        for instance in range(MOST_GPU_INSTANCES):
+            place = f"gpu{gpu['minor']}/gi{instance}"
+            names = [place, *(f"{place}/ci{number}" for number in range(MOST_COMPUTE_INSTANCES))]
+            lines += [f"{name}/access {minor + offset}" for offset, name in enumerate(names)]
+            minor += len(names)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def driver_parameters(host: Host) -> dict[str, str]:
@@ -519,8 +554,9 @@ def boot(host: Host) -> None:
     """Begin with empty memory, then load what hardware and initramfs make a real host load."""
     with edit_pairs(host.state_file) as state:
         for key in list(state):
-            if key.startswith(("module.", "event.", "fabric.")) or key.endswith((".lost", ".persistence")):
+            if key.startswith(("module.", "event.", "fabric.")) or key.endswith((".lost", ".persistence", ".busy")):
                 del state[key]
+        forget_mig(host, state)
     hide_driver(host)  # its links and files lie in the silicon folder, which survives a reboot
     unbind_devices(host, "nouveau")
     take_over_programs(host)

@@ -12,30 +12,16 @@
  * cgroup that denies the control device is UNKNOWN, and only GPUs whose device node is there are counted. Between init and
  * shutdown the device nodes are held open (as paths: the kernel knows no such driver), so the module is in use.
  *
- * MIG is not simulated yet: capable GPUs answer "disabled", others "not supported".
+ * MIG is in mig.c, lists of processes in processes.c.
  */
 #define _GNU_SOURCE
-#include "nvml.h"
-#include "pairs.h"
-#include <dirent.h>
+#include "library.h"
 #include <pthread.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 
-#define EXPORT __attribute__((visibility("default")))
-#define MOST_GPUS 64
-#define MOST_PROCESSES 256
 #define GPU_MAJOR 195
-#define MIB (1024ULL * 1024ULL)
-#define ARCHITECTURE_AMPERE 7
-#define ARCHITECTURE_HOPPER 9
-
-struct gpu {
-    unsigned board_index, minor, bus;
-    int node; /* descriptor of its device node */
-};
 
 struct event_set {
     bool registered[MOST_GPUS];
@@ -44,15 +30,15 @@ struct event_set {
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static unsigned initialised; /* times */
-static struct pairs board;
-static struct gpu gpus[MOST_GPUS];
-static unsigned gpu_count;
 static int control_node = -1;
-static char state_path[256];
+struct pairs board;
+struct gpu gpus[MOST_GPUS];
+unsigned gpu_count;
+char state_path[256];
 
 /* -- finding things ------------------------------------------------------------------------------------------------ */
 
-static const char *device_folder(void) {
+const char *device_folder(void) {
     const char *folder = getenv("SILICON_DEV");
     return folder ? folder : "/dev";
 }
@@ -72,22 +58,22 @@ static const char *of_gpu(const struct pairs *pairs, const struct gpu *gpu, cons
     return pairs_get(pairs, key);
 }
 
-static const char *text(const struct gpu *gpu, const char *property) {
+const char *text(const struct gpu *gpu, const char *property) {
     const char *value = of_gpu(&board, gpu, property);
     return value ? value : "";
 }
 
-static unsigned long number(const struct gpu *gpu, const char *property) {
+unsigned long number(const struct gpu *gpu, const char *property) {
     return strtoul(text(gpu, property), NULL, 0);
 }
 
-static unsigned long board_number(const char *key) {
+unsigned long board_number(const char *key) {
     const char *value = pairs_get(&board, key);
     return value ? strtoul(value, NULL, 0) : 0;
 }
 
 /* A value that "state" may override. */
-static unsigned long reading(const struct gpu *gpu, const char *property, unsigned long otherwise) {
+unsigned long reading(const struct gpu *gpu, const char *property, unsigned long otherwise) {
     struct pairs state;
     if (pairs_load(state_path, &state))
         return otherwise;
@@ -139,6 +125,7 @@ static void release_all(void) {
         close(control_node);
     control_node = -1;
     gpu_count = 0;
+    mig_forget_handles();
     pairs_free(&board);
 }
 
@@ -246,13 +233,9 @@ EXPORT const char *nvmlErrorString(nvmlReturn_t result) {
 
 /* -- the system ---------------------------------------------------------------------------------------------------- */
 
-#define NEED_INIT                                                                                                      \
-    do {                                                                                                               \
-        if (!initialised)                                                                                              \
-            return NVML_ERROR_UNINITIALIZED;                                                                           \
-    } while (0)
+nvmlReturn_t check_initialised(void) { return initialised ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED; }
 
-static nvmlReturn_t give_text(char *to, unsigned size, const char *value) {
+nvmlReturn_t give_text(char *to, unsigned size, const char *value) {
     if (!to)
         return NVML_ERROR_INVALID_ARGUMENT;
     if (strlen(value) >= size)
@@ -261,7 +244,7 @@ static nvmlReturn_t give_text(char *to, unsigned size, const char *value) {
     return NVML_SUCCESS;
 }
 
-static nvmlReturn_t give(unsigned *to, unsigned value) {
+nvmlReturn_t give(unsigned *to, unsigned value) {
     if (!to)
         return NVML_ERROR_INVALID_ARGUMENT;
     *to = value;
@@ -317,19 +300,15 @@ EXPORT nvmlReturn_t nvmlUnitGetCount(unsigned *count) { return give(count, 0); }
 
 static bool is_lost(const struct gpu *gpu) { return reading(gpu, "lost", 0) != 0; }
 
-static nvmlReturn_t check(const struct gpu *gpu) {
+nvmlReturn_t check(const struct gpu *gpu) {
     NEED_INIT;
-    if (gpu < gpus || gpu >= gpus + gpu_count)
+    bool whole = gpu >= gpus && gpu < gpus + gpu_count;
+    if (!whole && !mig_is_handle(gpu))
         return NVML_ERROR_INVALID_ARGUMENT;
-    return is_lost(gpu) ? NVML_ERROR_GPU_IS_LOST : NVML_SUCCESS;
+    if (is_lost(gpu))
+        return NVML_ERROR_GPU_IS_LOST;
+    return whole ? NVML_SUCCESS : mig_check(gpu);
 }
-
-#define NEED(gpu)                                                                                                      \
-    do {                                                                                                               \
-        nvmlReturn_t checked = check(gpu);                                                                             \
-        if (checked)                                                                                                   \
-            return checked;                                                                                            \
-    } while (0)
 
 static nvmlReturn_t give_handle(nvmlDevice_t *to, unsigned index) {
     if (!to)
@@ -364,6 +343,9 @@ static nvmlReturn_t handle_by(const char *property, const char *value, nvmlDevic
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device) {
+    NEED_INIT;
+    if (uuid && device && !strncmp(uuid, "MIG-", 4))
+        return mig_handle_by_uuid(uuid, device);
     return handle_by("uuid", uuid, device);
 }
 
@@ -389,17 +371,17 @@ EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char *address, nvmlDevic
 
 EXPORT nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t gpu, unsigned *index) {
     NEED(gpu);
-    return give(index, (unsigned)(gpu - gpus));
+    return gpu->parent ? mig_index(gpu, index) : give(index, (unsigned)(gpu - gpus));
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t gpu, char *name, unsigned length) {
     NEED(gpu);
-    return give_text(name, length, text(gpu, "name"));
+    return gpu->parent ? mig_name(gpu, name, length) : give_text(name, length, text(gpu, "name"));
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t gpu, char *uuid, unsigned length) {
     NEED(gpu);
-    return give_text(uuid, length, text(gpu, "uuid"));
+    return gpu->parent ? mig_uuid(gpu, uuid, length) : give_text(uuid, length, text(gpu, "uuid"));
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t gpu, char *serial, unsigned length) {
@@ -512,13 +494,19 @@ EXPORT nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t gpu, nvmlPciInfoExt_t *
 
 /* -- memory, modes, sensors ---------------------------------------------------------------------------------------- */
 
-static unsigned long long used_bytes(const struct gpu *gpu) { return reading(gpu, "used_mib", 0) * MIB; }
+static unsigned long long total_bytes(const struct gpu *gpu) {
+    return gpu->parent ? mig_memory(gpu) : number(gpu, "memory_mib") * MIB;
+}
+
+static unsigned long long used_bytes(const struct gpu *gpu) {
+    return gpu->parent ? 0 : reading(gpu, "used_mib", 0) * MIB;
+}
 
 EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t gpu, nvmlMemory_t *memory) {
     NEED(gpu);
     if (!memory)
         return NVML_ERROR_INVALID_ARGUMENT;
-    memory->total = number(gpu, "memory_mib") * MIB;
+    memory->total = total_bytes(gpu);
     memory->used = used_bytes(gpu);
     memory->free = memory->total - memory->used;
     return NVML_SUCCESS;
@@ -528,7 +516,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t gpu, nvmlMemory_v2_t
     NEED(gpu);
     if (!memory || memory->version != NVML_STRUCT_VERSION(nvmlMemory_v2_t, 2))
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    memory->total = number(gpu, "memory_mib") * MIB;
+    memory->total = total_bytes(gpu);
     memory->reserved = memory->total / 128;
     memory->used = used_bytes(gpu);
     memory->free = memory->total - memory->reserved - memory->used;
@@ -735,58 +723,14 @@ EXPORT nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t gpu, int count, nvmlFi
             field->nvmlReturn = nvmlDeviceGetEccMode(gpu, &(unsigned){0}, &field->value.u);
         else if (field->fieldId == NVML_FIELD_NVLINK_COUNT)
             field->value.u = (unsigned)number(gpu, "nvlinks");
-        else if (field->fieldId == NVML_FIELD_RESETLESS_MIG || field->fieldId == NVML_FIELD_MIG_MODE_INDEPENDENT_QUERY)
+        else if (field->fieldId == NVML_FIELD_RESETLESS_MIG)
             field->value.u = number(gpu, "mig") && number(gpu, "architecture") >= ARCHITECTURE_HOPPER;
+        else if (field->fieldId == NVML_FIELD_MIG_MODE_INDEPENDENT_QUERY)
+            field->value.u = mig_independent_queries(gpu);
         else
             field->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
     }
     return NVML_SUCCESS;
-}
-
-/* -- MIG: not simulated yet ---------------------------------------------------------------------------------------- */
-
-EXPORT nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t gpu, unsigned *current, unsigned *pending) {
-    NEED(gpu);
-    if (!number(gpu, "mig"))
-        return NVML_ERROR_NOT_SUPPORTED;
-    return give(current, 0) || give(pending, 0) ? NVML_ERROR_INVALID_ARGUMENT : NVML_SUCCESS;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t gpu, unsigned *count) {
-    NEED(gpu);
-    return give(count, 0);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t gpu, unsigned *is_mig) {
-    NEED(gpu);
-    return give(is_mig, 0);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t gpu, unsigned index, nvmlDevice_t *device) {
-    NEED(gpu);
-    (void)index, (void)device;
-    return NVML_ERROR_NOT_SUPPORTED;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t gpu, nvmlDevice_t *device) {
-    NEED(gpu);
-    (void)device;
-    return NVML_ERROR_INVALID_ARGUMENT;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t gpu, unsigned *id) {
-    NEED(gpu);
-    (void)id;
-    return NVML_ERROR_NOT_SUPPORTED;
-}
-EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t gpu, unsigned *id) {
-    return nvmlDeviceGetGpuInstanceId(gpu, id);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t gpu, nvmlDeviceAttributes_t *attributes) {
-    NEED(gpu);
-    (void)attributes;
-    return NVML_ERROR_NOT_SUPPORTED;
 }
 
 /* -- topology ------------------------------------------------------------------------------------------------------ */
@@ -934,93 +878,6 @@ EXPORT nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t gpu, void *info) {
     return fabric_state(gpu, &second->state);
 }
 
-/* -- processes ----------------------------------------------------------------------------------------------------- */
-
-static bool holds(int folder, const char *number_text, const char *node) {
-    char target[128];
-    ssize_t length = readlinkat(folder, number_text, target, sizeof target - 1);
-    if (length <= 0)
-        return false;
-    target[length] = '\0';
-    const char *base = strrchr(target, '/');
-    return base && !strcmp(base + 1, node);
-}
-
-/* A process computes on a GPU when it holds the unified memory node and the GPU's node, as CUDA contexts do. A client of
- * this library holds the nodes of all GPUs once for that alone; it is known by the control node. */
-static bool computes(const char *pid, const char *gpu_node) {
-    char path[300];
-    int gpu = 0, uvm = 0, control = 0;
-    snprintf(path, sizeof path, "/proc/%s/fd", pid);
-    DIR *folder = opendir(path);
-    if (!folder)
-        return false;
-    for (struct dirent *entry; (entry = readdir(folder));) {
-        gpu += holds(dirfd(folder), entry->d_name, gpu_node);
-        uvm += holds(dirfd(folder), entry->d_name, "nvidia-uvm");
-        control += holds(dirfd(folder), entry->d_name, "nvidiactl");
-    }
-    closedir(folder);
-    return uvm && gpu > (control ? 1 : 0);
-}
-
-static unsigned find_processes(const struct gpu *gpu, unsigned pids[MOST_PROCESSES]) {
-    char node[32];
-    unsigned found = 0;
-    snprintf(node, sizeof node, "nvidia%u", gpu->minor);
-    DIR *folder = opendir("/proc");
-    for (struct dirent *entry; folder && (entry = readdir(folder)) && found < MOST_PROCESSES;)
-        if (*entry->d_name >= '1' && *entry->d_name <= '9' && computes(entry->d_name, node))
-            pids[found++] = (unsigned)strtoul(entry->d_name, NULL, 10);
-    if (folder)
-        closedir(folder);
-    return found;
-}
-
-static nvmlReturn_t compute_processes(struct gpu *gpu, unsigned *count, void *infos, bool with_instances) {
-    unsigned pids[MOST_PROCESSES];
-    NEED(gpu);
-    if (!count || (*count && !infos))
-        return NVML_ERROR_INVALID_ARGUMENT;
-    unsigned room = *count, found = find_processes(gpu, pids);
-    *count = found;
-    if (found > room)
-        return NVML_ERROR_INSUFFICIENT_SIZE;
-    for (unsigned i = 0; i < found; i++) {
-        if (with_instances)
-            ((nvmlProcessInfo_t *)infos)[i] =
-                (nvmlProcessInfo_t){pids[i], 512 * MIB, NVML_NO_INSTANCE, NVML_NO_INSTANCE};
-        else
-            ((nvmlProcessInfo_v1_t *)infos)[i] = (nvmlProcessInfo_v1_t){pids[i], 512 * MIB};
-    }
-    return NVML_SUCCESS;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t gpu, unsigned *count, nvmlProcessInfo_v1_t *infos) {
-    return compute_processes(gpu, count, infos, false);
-}
-EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t gpu, unsigned *count, nvmlProcessInfo_t *infos) {
-    return compute_processes(gpu, count, infos, true);
-}
-EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t gpu, unsigned *count, nvmlProcessInfo_t *infos) {
-    return compute_processes(gpu, count, infos, true);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t gpu, unsigned *count, void *infos) {
-    NEED(gpu);
-    (void)infos;
-    return give(count, 0);
-}
-EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t gpu, unsigned *count, void *infos) {
-    return nvmlDeviceGetGraphicsRunningProcesses_v3(gpu, count, infos);
-}
-EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t gpu, unsigned *count, void *infos) {
-    return nvmlDeviceGetGraphicsRunningProcesses_v3(gpu, count, infos);
-}
-EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t gpu, unsigned *count, void *infos) {
-    return nvmlDeviceGetGraphicsRunningProcesses_v3(gpu, count, infos);
-}
-
 /* -- events: XIDs that tests put into "state" as event.<number>=<gpu> <xid> ------------------------------------------ */
 
 static unsigned last_event(const struct pairs *state) {
@@ -1060,7 +917,7 @@ EXPORT nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t gpu, unsigned long lon
     if (!set)
         return NVML_ERROR_INVALID_ARGUMENT;
     if (types & NVML_EVENT_XID)
-        set->registered[gpu - gpus] = true;
+        set->registered[(gpu->parent ? gpu->parent : gpu) - gpus] = true;
     return NVML_SUCCESS;
 }
 

@@ -19,7 +19,7 @@ import pynvml
 import pytest
 import silicon
 from fleet import Gpus, Host, Kernel
-from package_contents import COMPILE, LIBRARY, SILICON
+from package_contents import COMPILE, LIBRARIES, LIBRARY, SILICON
 
 VERSION = "580.95.05"
 HOST = Host("node-1", 11, "debian12", Gpus("H100-SXM", 4), 2, 4, "disabled", Kernel("absent"))
@@ -33,7 +33,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("library")
     output = folder / "libnvidia-ml.so.1"
     defines = (f'-DDRIVER_VERSION="{VERSION}"', "-DCUDA_VERSION=13000")
-    subprocess.run([*COMPILE, *LIBRARY, *defines, "-o", output, SILICON / "nvml.c"], check=True)
+    sources = (SILICON / source for source in LIBRARIES["libnvidia-ml"])
+    subprocess.run([*COMPILE, *LIBRARY, *defines, "-o", output, *sources], check=True)
     return folder
 
 
