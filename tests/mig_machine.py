@@ -61,7 +61,8 @@ def default_ci(gi, slices):
     for c in range(9):
         try: info = n.nvmlGpuInstanceGetComputeInstanceProfileInfo(gi, c, 0)
         except n.NVMLError: continue
-        if info.sliceCount == slices and (best is None or info.multiprocessorCount > best.multiprocessorCount): best = info
+        more = best is None or info.multiprocessorCount > best.multiprocessorCount
+        if info.sliceCount == slices and more: best = info
     return n.nvmlGpuInstanceCreateComputeInstance(gi, best.id)
 def placements(gpu, id):
     count = ctypes.c_uint()

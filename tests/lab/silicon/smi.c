@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * nvidia-smi of a simulated host: -L, --query-gpu, --query-compute-apps, -pm, and a short table. Exit statuses are NVML's codes,
+ * nvidia-smi of a simulated host: -L, --query-gpu, --query-compute-apps, -pm, --gpu-reset, and a short table. Exit statuses are NVML's codes,
  * as with the real program.
  */
 #define _GNU_SOURCE
@@ -288,6 +288,28 @@ static int set_persistence(const char *mode) {
     return 0;
 }
 
+static int reset_gpus(void) {
+    nvmlDevice_t gpus[MOST_GPUS];
+    unsigned found = find(gpus);
+    for (unsigned i = 0; i < found; i++) {
+        nvmlReturn_t result = NVML("siliconResetGpu", (nvmlDevice_t), gpus[i]);
+        if (result == NVML_ERROR_IN_USE)
+            printf("GPU %s is currently in use by another process.\n\n1 device is currently being used by one or more other "
+                   "processes (e.g., Fabric Manager, CUDA application, graphics application such as an X server, or a "
+                   "monitoring application such as another instance of nvidia-smi). Please first kill all processes using "
+                   "this device and all compute applications running in the system.\n",
+                   bus_id(gpus[i]));
+        else if (result)
+            printf("Unable to reset GPU %s: %s\n", bus_id(gpus[i]), words(result));
+        else
+            printf("GPU %s was successfully reset.\n", bus_id(gpus[i]));
+        if (result)
+            return result;
+    }
+    puts("All done.");
+    return 0;
+}
+
 static int print_table(void) {
     nvmlDevice_t gpus[MOST_GPUS];
     int cuda = 0;
@@ -320,10 +342,12 @@ static const char *value_of(const char *argument, const char *name) {
 
 int main(int count, char **arguments) {
     const char *columns = NULL, *persistence = NULL, *value;
-    bool list = false, processes = false;
+    bool list = false, processes = false, reset = false;
     for (int i = 1; i < count; i++) {
         if (!strcmp(arguments[i], "-L") || !strcmp(arguments[i], "--list-gpus"))
             list = true;
+        else if (!strcmp(arguments[i], "--gpu-reset") || !strcmp(arguments[i], "-r"))
+            reset = true;
         else if ((value = value_of(arguments[i], "--query-gpu")))
             columns = value;
         else if (value_of(arguments[i], "--query-compute-apps"))
@@ -339,7 +363,7 @@ int main(int count, char **arguments) {
         else if (!strcmp(arguments[i], "-pm") && i + 1 < count)
             persistence = arguments[++i];
         else if (!strcmp(arguments[i], "-h") || !strcmp(arguments[i], "--help"))
-            return puts("nvidia-smi [-L | --query-gpu=COLUMNS | --query-compute-apps=COLUMNS | -pm 0|1] [-i IDS] "
+            return puts("nvidia-smi [-L | --query-gpu=COLUMNS | --query-compute-apps=COLUMNS | -pm 0|1 | --gpu-reset] [-i IDS] "
                         "[--format=csv[,noheader][,nounits]]"),
                    0;
         else
@@ -349,6 +373,7 @@ int main(int count, char **arguments) {
     return columns       ? query_gpus(strdup(columns))
            : processes   ? query_processes()
            : persistence ? set_persistence(persistence)
+           : reset       ? reset_gpus()
            : list        ? list_gpus()
                          : print_table();
 }

@@ -1,6 +1,7 @@
 # Copyright: Contributors to the onprem.gpu collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: E501, PLR0917 -- programs for other processes, and parametrized tests
 """MIG of the mock NVML, asked through nvidia-ml-py by processes of their own."""
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 import silicon
 import silicon_mig
 from mig_machine import PRELUDE, MigMachine, compile_library
+from package_contents import COMPILE, SILICON
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("gcc") is None, reason="the mock library is compiled with gcc"),
@@ -219,3 +221,19 @@ def test_two_processes_at_once_leave_a_whole_state(tmp_path: Path, library: Path
     assert [process.wait() for process in both] == [0, 0]
     assert not [key for key in one.state() if ".gi." in key]
     assert len(one.calls()) >= 240
+
+
+def test_a_reset_applies_what_is_pending_unless_somebody_uses_the_gpu(tmp_path: Path, library: Path) -> None:
+    smi = tmp_path / "nvidia-smi"
+    subprocess.run([*COMPILE, '-DDRIVER_VERSION="x"', "-o", smi, SILICON / "smi.c", "-ldl"], check=True)
+    one = machine(tmp_path, library)
+    one.put(0, "1g.5gb@0")
+    assert one.ask("[n.nvmlDeviceSetMigMode(h(), 0), n.nvmlDeviceGetMigMode(h())]") == [19, [1, 0]]
+    one.mark_busy("gpu.0.gi.7")
+    command = [smi, "--gpu-reset", "-i", "0"]
+    refused = subprocess.run(command, env=one.environment, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "in use by another process" in refused.stdout) == (19, True)
+    one.release("gpu.0.gi.7")
+    subprocess.run(command, env=one.environment, check=True)
+    assert one.ask("n.nvmlDeviceGetMigMode(h())") == [0, 0]
+    assert not [key for key in one.state() if ".gi." in key]
