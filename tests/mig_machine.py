@@ -9,7 +9,7 @@
     machine.mark_busy("gpu.0.gi.1.ci.0", 4711)              # in use; without pids: by somebody no list shows
     machine.inject("create_gi", 999, nth=2)                 # the second create from now on fails with UNKNOWN
     subprocess.run([...], env=machine.environment)          # any process that loads libnvidia-ml.so.1
-    machine.calls()                                         # ["create_gi gpu=0 profile=2g.10gb start=0 ... result=0", ...]
+    machine.calls()                                         # ["create_gi gpu=0 profile=2g.10gb ... result=0", ...]
     machine.reboot()                                        # or machine.reload_driver()
 
 Models are the keys of ``silicon.MODELS``. ``machine.state()`` and ``machine.edit()`` reach everything else that
@@ -145,7 +145,7 @@ class MigMachine:
         return silicon.read_state(self.silicon)
 
     def ask(self, program: str) -> Any:
-        """Run statements after PRELUDE in a process of their own; the last line is an expression, whose value comes back.
+        """Run statements after PRELUDE in a new process; the last line is an expression, whose value comes back.
 
         An NVMLError comes back as {"error": code}.
         """
@@ -182,7 +182,7 @@ class MigMachine:
     def inject(self, operation: str, code: int, *, nth: int = 1, times: int = 1) -> None:
         """Let the nth call from now on, and the next ones up to ``times``, fail with an NVML code.
 
-        Operations: set_mode, activate (its activation status), create_gi, create_ci, destroy_ci, destroy_gi, reset, any.
+        set_mode, activate (its activation status), create_gi, create_ci, destroy_ci, destroy_gi, reset, any.
         """
         with self.edit() as state:
             number = sum(key.startswith("mig.fault.") for key in state)

@@ -83,7 +83,7 @@ def _profiles(shapes: dict[str, Shape], table: str, **rev1: int) -> list[Profile
 
     ``rev1``: profiles that offer one compute slice with this many multiprocessors besides one with just its share.
     """
-    profiles = []
+    profiles: list[Profile] = []
     for (enum, number, slices, count, size, order), line in zip(shapes.values(), table.split("\n"), strict=True):
         name, *rest = line.split()
         multiprocessors, memory, *engines = map(int, rest)
