@@ -132,7 +132,8 @@ def _compute_instances(
 ) -> tuple[ComputeInstance, ...]:
     """parts: slices in a row, "2,-,1*": - is a free slice, * is in use; users: of every one."""
     texts = [str(profile.slices)] if parts is None else [part for part in parts.split(",") if part]
-    instances, position = [], 0
+    instances: list[ComputeInstance] = []
+    position = 0
     for text in texts:
         if text == "-":
             position += 1
@@ -155,8 +156,6 @@ def _numbers(parts: str | None) -> tuple[int, ...]:
 def _set_mode(gpu: Gpu, operation: Operation) -> Gpu:
     if gpu.instances and not operation.enabled:
         raise Refused("mode off with instances")
-    if gpu.users and not gpu.resetless:
-        return replace(gpu, mode=Mode(gpu.mode.current, bool(operation.enabled)))
     return replace(gpu, mode=Mode(bool(operation.enabled), bool(operation.enabled)))
 
 

@@ -44,7 +44,6 @@ INVALID_PROFILE = "invalid_profile"
 NOT_SUPPORTED = "not_supported"
 INFEASIBLE = "infeasible"
 IN_USE = "in_use"
-RESET_REQUIRED = "reset_required"
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -113,7 +112,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class Gpu:
-    """users: those who hold the whole GPU. resetless: it changes the mode whoever holds it (Hopper and newer).
+    """users: those who were given the whole GPU and would lose it with a change of its mode.
 
     device_id, subsystem_id: as mig-parted's files write them, 0x20B010DE.
     """
@@ -125,7 +124,6 @@ class Gpu:
     device_id: str
     mig_capable: bool
     mode: Mode
-    resetless: bool = False
     profiles: tuple[Profile, ...] = ()
     instances: tuple[GpuInstance, ...] = ()
     users: tuple[str, ...] = ()
@@ -186,14 +184,12 @@ class Operation:
 
 @dataclass(frozen=True)
 class Plan:
-    """reset_required: the mode will be pending when all is done, until a reset; reboot_required: until a reboot."""
+    """What has to be done on one GPU, in this order; kept: the GPU instances that stay."""
 
     gpu: Gpu
     wanted: Wanted
     operations: tuple[Operation, ...] = ()
     kept: tuple[GpuInstance, ...] = ()
-    reset_required: bool = False
-    reboot_required: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -240,10 +236,6 @@ class HostPlan:
         return any(plan.changed for plan in self.plans)
 
     @property
-    def reset_required(self) -> bool:
-        return any(plan.reset_required for plan in self.plans)
-
-    @property
     def message(self) -> str:
         return " ".join(refusal.error.message for refusal in self.refusals)
 
@@ -251,32 +243,28 @@ class HostPlan:
 # --- plans ------------------------------------------------------------------------------------------------------------
 
 
-def plan_host(gpus: t.Sequence[Gpu], wanteds: t.Sequence[Wanted | None], *, accept_pending: bool = False) -> HostPlan:
+def plan_host(gpus: t.Sequence[Gpu], wanteds: t.Sequence[Wanted | None]) -> HostPlan:
     """Plan all GPUs; wanteds has one entry for each, None leaves that GPU alone."""
     plans, refusals = [], []
     for gpu, wanted in zip(gpus, wanteds):
         if wanted is None:
             continue
         try:
-            plans.append(plan(gpu, wanted, accept_pending=accept_pending))
+            plans.append(plan(gpu, wanted))
         except LayoutError as error:
             refusals.append(Refusal(gpu, error))
     return HostPlan((), tuple(refusals)) if refusals else HostPlan(tuple(plans))
 
 
-def plan(gpu: Gpu, wanted: Wanted, *, accept_pending: bool = False) -> Plan:
-    """Return how this GPU gets what is wanted; raise LayoutError when it cannot without harm.
-
-    accept_pending: where somebody holds a GPU that has to be idle for a change of mode, leave the change pending for a
-    reset instead of raising.
-    """
+def plan(gpu: Gpu, wanted: Wanted) -> Plan:
+    """Return how this GPU gets what is wanted; raise LayoutError when it cannot without harm."""
     if not wanted.enabled:
-        return _plan_off(gpu, wanted, accept_pending)
+        return _plan_off(gpu, wanted)
     if not gpu.mig_capable:
         raise LayoutError(NOT_SUPPORTED, f"{named(gpu)} cannot be partitioned: it has no MIG mode.")
     wishes = _resolved(gpu, wanted.instances or ())
     if not gpu.mode.current:
-        return _plan_on(gpu, wanted, wishes, accept_pending)
+        return _plan_on(gpu, wanted, wishes)
     # a change to off that is pending is taken back, which needs no idle GPU
     mode = () if gpu.mode.pending else (_set_mode(True),)
     if wanted.instances is None:
@@ -303,7 +291,7 @@ def named(gpu: Gpu) -> str:
     return f"GPU {gpu.index} ({gpu.model}, {gpu.uuid})"
 
 
-def _plan_off(gpu: Gpu, wanted: Wanted, accept_pending: bool) -> Plan:
+def _plan_off(gpu: Gpu, wanted: Wanted) -> Plan:
     if wanted.instances:
         raise LayoutError(INFEASIBLE, f"{named(gpu)}: there are no instances while MIG is off.")
     if not gpu.mig_capable or gpu.mode == Mode(False, False):
@@ -313,40 +301,22 @@ def _plan_off(gpu: Gpu, wanted: Wanted, accept_pending: bool) -> Plan:
     _refuse_to_disturb(gpu, [instance for instance in gpu.instances if instance.in_use], "MIG can be turned off")
     instances = sorted(gpu.instances, key=_start)
     destroyed = tuple(operation for instance in instances for operation in _destroyed(gpu, instance))
-    return _with_mode_change(gpu, wanted, destroyed, (), accept_pending)
+    return _with_mode_change(gpu, wanted, destroyed, ())
 
 
-def _plan_on(gpu: Gpu, wanted: Wanted, wishes: t.Sequence[_Wish], accept_pending: bool) -> Plan:
+def _plan_on(gpu: Gpu, wanted: Wanted, wishes: t.Sequence[_Wish]) -> Plan:
     created = _created(wishes, _arranged(gpu, (), wishes))
-    planned = _with_mode_change(gpu, wanted, (), created, accept_pending)
+    planned = _with_mode_change(gpu, wanted, (), created)
     return replace(planned, notes=(*_name_notes(wishes), *planned.notes))
 
 
-def _with_mode_change(
-    gpu: Gpu, wanted: Wanted, before: tuple[Operation, ...], after: tuple[Operation, ...], accept_pending: bool
-) -> Plan:
-    """Without known holders a pending mode is set once more: whoever held the GPU may be gone."""
-    change = (*before, _set_mode(wanted.enabled))
-    if not gpu.users:
-        return Plan(gpu, wanted, (*change, *after))
-    holders = _listed(gpu.users)
-    if gpu.resetless:
-        note = f"{named(gpu)} is held by {holders}; the driver refuses the change of mode if one of them computes"
-        return Plan(gpu, wanted, (*change, *after), notes=(note,))
-    is_pending = gpu.mode.pending == wanted.enabled
-    text = _held(gpu, wanted, holders, is_pending)
-    if not accept_pending:
-        raise LayoutError(IN_USE, text, (Blocker(gpu.users),))
-    return Plan(gpu, wanted, before if is_pending else change, reset_required=True, notes=(text,))
-
-
-def _held(gpu: Gpu, wanted: Wanted, holders: str, is_pending: bool) -> str:
-    change = "enable" if wanted.enabled else "disable"
-    state = f" (pending {change} since an earlier run)" if is_pending else ""
-    return (
-        f"{named(gpu)} has to be idle to {change} MIG{state} and is held by {holders}. "
-        "Stop them and run again; only if that is not possible, reset the GPU or reboot."
-    )
+def _with_mode_change(gpu: Gpu, wanted: Wanted, before: tuple[Operation, ...], after: tuple[Operation, ...]) -> Plan:
+    """A mode that is pending is set once more: whoever kept it from becoming active may be gone."""
+    if gpu.users:
+        change = "enable" if wanted.enabled else "disable"
+        text = f"{named(gpu)} has to be idle to {change} MIG and is held by {_listed(gpu.users)}."
+        raise LayoutError(IN_USE, f"{text} Stop them and run again.", (Blocker(gpu.users),))
+    return Plan(gpu, wanted, (*before, _set_mode(wanted.enabled), *after))
 
 
 def _plan_layout(gpu: Gpu, wanted: Wanted, wishes: t.Sequence[_Wish], mode: tuple[Operation, ...]) -> Plan:
@@ -750,6 +720,31 @@ def _undone(operation: Operation, before: Gpu, gone: t.Collection[int | None]) -
     return replace(inverse_of, gi_id=None) if is_destroyed else inverse_of
 
 
+def foreseen(planned: Plan) -> Gpu:
+    """The GPU as it will be when the plan is carried out; what is made has the id -1."""
+    gpu = planned.gpu
+    places = {_start(instance): instance for instance in gpu.instances}
+    mode = gpu.mode.current
+    for operation in planned.operations:
+        start = operation.start or 0
+        if operation.op == SET_MODE:
+            mode = bool(operation.enabled)
+        elif operation.op == CREATE_GPU_INSTANCE:
+            places[start] = GpuInstance(-1, operation.profile_id or 0, Placement(start, operation.size or 1))
+        elif operation.op == DESTROY_GPU_INSTANCE:
+            del places[start]
+        else:
+            places[start] = replace(places[start], compute_instances=_computes_after(places[start], operation))
+    return replace(gpu, mode=Mode(mode, mode), instances=tuple(places[start] for start in sorted(places)))
+
+
+def _computes_after(instance: GpuInstance, operation: Operation) -> tuple[ComputeInstance, ...]:
+    present = instance.compute_instances
+    if operation.op == DESTROY_COMPUTE_INSTANCE:
+        return tuple(each for each in present if each.id != operation.ci_id)
+    return (*present, ComputeInstance(-1, operation.slices or 1, operation.compute_start))
+
+
 INVERSES = {
     SET_MODE: SET_MODE,
     CREATE_GPU_INSTANCE: DESTROY_GPU_INSTANCE,
@@ -796,8 +791,6 @@ def result(planned: Plan) -> dict[str, t.Any]:
             "wanted": int(planned.wanted.enabled),
         },
         "changed": planned.changed,
-        "reset_required": planned.reset_required,
-        "reboot_required": planned.reboot_required,
         "kept": [_kept(gpu, instance) for instance in planned.kept],
         "plan": [as_dict(operation) for operation in planned.operations],
         "notes": list(planned.notes),

@@ -41,13 +41,12 @@ class Row(t.NamedTuple):
 
 
 class MigModel(t.NamedTuple):
-    """resetless: MIG goes on and off without a reset (Hopper and newer)."""
+    """GPUs with the same profiles and memory."""
 
     title: str
     device_ids: tuple[str, ...]
     memory_gb: int
     rows: tuple[Row, ...]
-    resetless: bool
 
 
 SEVEN_SLICES = (
@@ -90,19 +89,19 @@ COMPUTE_PROFILES = {
 }
 
 MIG_MODELS = {
-    "A30-24GB": MigModel("NVIDIA A30", ("20b7",), 24, A30_SLICES, False),
-    "A100-40GB": MigModel("NVIDIA A100 40GB", ("20b0", "20b1", "20f1", "20f6"), 40, SEVEN_SLICES, False),
-    "A100-80GB": MigModel("NVIDIA A100 80GB", ("20b2", "20b5", "20f3", "20f5"), 80, SEVEN_SLICES, False),
-    "H100-80GB": MigModel("NVIDIA H100 80GB", ("2330", "2324", "2331", "2322"), 80, SEVEN_SLICES, True),
-    "H100-94GB": MigModel("NVIDIA H100 NVL", ("2321", "233a", "2339"), 94, SEVEN_SLICES, True),
-    "GH200-96GB": MigModel("NVIDIA GH200 96GB", ("2342", "233d"), 96, SEVEN_SLICES, True),
-    "H200-141GB": MigModel("NVIDIA H200", ("2335", "233b"), 141, SEVEN_SLICES, True),
-    "GH200-144GB": MigModel("NVIDIA GH200 144GB", ("2348",), 144, SEVEN_SLICES, True),
-    "B200-180GB": MigModel("NVIDIA B200", ("2901",), 180, SEVEN_SLICES, True),
-    "GB200-186GB": MigModel("NVIDIA GB200", ("2941",), 186, SEVEN_SLICES, True),
-    "B300-269GB": MigModel("NVIDIA B300", ("3182",), 269, SEVEN_SLICES, True),
-    "GB300-278GB": MigModel("NVIDIA GB300", ("31c2",), 278, SEVEN_SLICES, True),
-    "RTX-PRO-6000-96GB": MigModel("NVIDIA RTX PRO 6000 Blackwell", ("2bb5", "2bb1", "2bb4"), 96, RTX_PRO_SLICES, True),
+    "A30-24GB": MigModel("NVIDIA A30", ("20b7",), 24, A30_SLICES),
+    "A100-40GB": MigModel("NVIDIA A100 40GB", ("20b0", "20b1", "20f1", "20f6"), 40, SEVEN_SLICES),
+    "A100-80GB": MigModel("NVIDIA A100 80GB", ("20b2", "20b5", "20f3", "20f5"), 80, SEVEN_SLICES),
+    "H100-80GB": MigModel("NVIDIA H100 80GB", ("2330", "2324", "2331", "2322"), 80, SEVEN_SLICES),
+    "H100-94GB": MigModel("NVIDIA H100 NVL", ("2321", "233a", "2339"), 94, SEVEN_SLICES),
+    "GH200-96GB": MigModel("NVIDIA GH200 96GB", ("2342", "233d"), 96, SEVEN_SLICES),
+    "H200-141GB": MigModel("NVIDIA H200", ("2335", "233b"), 141, SEVEN_SLICES),
+    "GH200-144GB": MigModel("NVIDIA GH200 144GB", ("2348",), 144, SEVEN_SLICES),
+    "B200-180GB": MigModel("NVIDIA B200", ("2901",), 180, SEVEN_SLICES),
+    "GB200-186GB": MigModel("NVIDIA GB200", ("2941",), 186, SEVEN_SLICES),
+    "B300-269GB": MigModel("NVIDIA B300", ("3182",), 269, SEVEN_SLICES),
+    "GB300-278GB": MigModel("NVIDIA GB300", ("31c2",), 278, SEVEN_SLICES),
+    "RTX-PRO-6000-96GB": MigModel("NVIDIA RTX PRO 6000 Blackwell", ("2bb5", "2bb1", "2bb4"), 96, RTX_PRO_SLICES),
 }
 
 
@@ -145,7 +144,6 @@ def gpu_without_hardware(
         device_id=f"0x{_first_id(text, model).upper()}10DE",
         mig_capable=model is not None,
         mode=Mode(enabled, enabled),
-        resetless=bool(model and model.resetless),
         profiles=profiles_of(model) if model else (),
         instances=instances,
     )

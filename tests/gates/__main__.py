@@ -21,7 +21,9 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LAB = (PYTHON, "tests/lab")
 OWN_GATE_TESTS = ("test_lab_takedown.py", "test_journey.py", "test_survey_honesty.py", "test_kill_anywhere.py")
 TYPED_FOLDERS = tuple(
-    path for path in ("tests/gates", "tests/lab", "tests/perf", "tests/integration") if (ROOT / path).is_dir()
+    path
+    for path in ("tests/gates", "tests/lab", "tests/mig", "tests/perf", "tests/integration")
+    if (ROOT / path).is_dir()
 )
 
 
@@ -89,6 +91,12 @@ STATIC = (
     ),
 )
 
+MIG = Gate(
+    name="mig",
+    shows="MIG on simulated GPUs: known cases, failing calls, bad input; plans against an oracle",
+    commands=(pytest("tests/mig", "tests/unit/plugins/module_utils/mig"),),
+    environment=(("CASES", "20000"),),
+)
 TAKEDOWN = Gate(
     name="takedown",
     shows="a killed, lost or foreign lab leaves nothing behind",
@@ -156,10 +164,10 @@ SLOW = (
 )
 SUITES = {
     "check": STATIC,
-    "test": (*STATIC, TAKEDOWN, LAB_UP, *ON_LAB, LAB_DOWN),
+    "test": (*STATIC, MIG, TAKEDOWN, LAB_UP, *ON_LAB, LAB_DOWN),
     "slow": (LAB_UP, *SLOW, LAB_DOWN),
 }
-BY_NAME = {gate.name: gate for gate in (*STATIC, TAKEDOWN, LAB_UP, *ON_LAB, *SLOW, LAB_DOWN)}
+BY_NAME = {gate.name: gate for gate in (*STATIC, MIG, TAKEDOWN, LAB_UP, *ON_LAB, *SLOW, LAB_DOWN)}
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ import pytest
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 OURS = "ansible_collections.onprem.gpu.plugins."
-EDGES = {"cluster", "host", "nvml", "repository_access"}
+EDGES = {"cluster", "host", "mig_nvml", "nvml", "repository_access"}
 WORLD = {"ansible", "ctypes", "http", "kubernetes", "pynvml", "requests", "socket", "ssl", "subprocess"}
-ON_HOSTS = ("gpu_info", "survey")
+ON_HOSTS = ("gpu_info", "mig", "survey")
 
 
 def imported(path: Path) -> set[str]:
@@ -59,7 +59,7 @@ def test_what_runs_on_hosts_needs_nothing_installed(module: str) -> None:
             if not name.startswith(("ansible.module_utils", OURS[:-1]))
             and name.split(".")[0] not in sys.stdlib_module_names
         }
-        # the controller's nvidia-ml-py travels with gpu_info
+        # the controller's nvidia-ml-py travels with the call
         assert foreign - {"pynvml"} == set(), file.name
 
 

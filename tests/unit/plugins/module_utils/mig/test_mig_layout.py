@@ -248,7 +248,6 @@ def test_the_mode_comes_first_and_then_the_layout(model: str) -> None:
     gpu = make_gpu(model, on=False)
     planned = plan(gpu, make_wanted_on(gpu, "3g*2"))
     assert short(planned) == ["M+", "C 3g@0", "C 3g@4"]
-    assert not planned.reset_required
     assert layout(carried_out(gpu, planned.operations)) == [("3g.40gb", 0, (3,)), ("3g.40gb", 4, (3,))]
 
 
@@ -262,25 +261,14 @@ def test_on_without_a_layout_only_sets_the_mode() -> None:
     assert short(plan(make_gpu("A100-40GB", "3g@0* 1g@4"), Wanted(True))) == []
 
 
-def test_a_held_gpu_that_needs_a_reset_is_refused_with_its_holders() -> None:
-    gpu = make_gpu("A100-40GB", on=False, users=DCGM)
+@pytest.mark.parametrize("model", ["A100-40GB", "H100-80GB"])
+def test_a_gpu_that_was_given_to_somebody_keeps_its_mode(model: str) -> None:
+    gpu = make_gpu(model, on=False, users=DCGM)
     with pytest.raises(LayoutError) as caught:
         plan(gpu, make_wanted_on(gpu, "7g"))
     assert caught.value.reason == IN_USE
     assert caught.value.blockers[0].users == DCGM
     assert "has to be idle to enable MIG and is held by nv-hostengine (pid 99). Stop them" in str(caught.value)
-
-
-def test_a_held_gpu_can_be_left_pending_and_then_nothing_more_is_done() -> None:
-    gpu = make_gpu("A100-40GB", on=False, users=DCGM)
-    wanted = make_wanted_on(gpu, "7g")
-    first = plan(gpu, wanted, accept_pending=True)
-    assert (short(first), first.reset_required) == (["M+"], True)
-    pending = carried_out(gpu, first.operations)
-    assert pending.mode == Mode(False, True)
-    second = plan(pending, wanted, accept_pending=True)
-    assert (short(second), second.reset_required) == ([], True)
-    assert "pending enable since an earlier run" in second.notes[0]
 
 
 def test_a_pending_mode_is_set_again_once_nobody_holds_the_gpu() -> None:
@@ -312,12 +300,6 @@ def test_off_is_refused_while_an_instance_is_in_use() -> None:
     [blocker] = caught.value.blockers
     assert (blocker.gi_id, blocker.profile, blocker.start, blocker.ci_ids) == (7, "3g.40gb", 0, (0,))
     assert blocker.users == (USER,)
-
-
-def test_holders_of_a_gpu_that_needs_no_reset_are_only_named() -> None:
-    planned = plan(make_gpu("H100-80GB", on=False, users=DCGM), Wanted(True))
-    assert short(planned) == ["M+"]
-    assert "nv-hostengine" in planned.notes[0]
 
 
 def test_a_gpu_without_mig_stays_as_it_is_and_cannot_be_partitioned() -> None:
@@ -461,4 +443,4 @@ def test_results_are_plain_data() -> None:
         {"op": "create_gpu_instance", "profile": "2g.10gb", "profile_id": 14, "start": 0, "size": 2},
         {"op": "create_compute_instance", "profile": "2g.10gb", "profile_id": 14, "start": 0, "size": 2, "slices": 2},
     ]
-    assert (planned["changed"], planned["reset_required"]) == (True, False)
+    assert planned["changed"]
