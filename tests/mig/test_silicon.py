@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +16,6 @@ import silicon_mig
 from mig_machine import PRELUDE, MigMachine, compile_library
 from package_contents import COMPILE, SILICON
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("gcc") is None, reason="the mock library is compiled with gcc"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root changes MIG"),
-]
 CAPABLE = sorted(name for name, model in silicon.MODELS.items() if model.mig)
 
 
@@ -72,6 +66,46 @@ def test_an_instance_needs_free_slices_a_count_and_a_start_of_the_table(tmp_path
     one.put(0, "1g.5gb@0", "1g.5gb+me@1")
     answer = one.ask("g = h()\n[code(create, g, p) for p in ('4g.20gb@0', '1g.5gb+me@2', '2g.10gb@1', '3g.20gb@4')]")
     assert answer == [23, 23, 2, 0]
+
+
+@pytest.mark.parametrize("model", CAPABLE)
+def test_random_instances_are_refused_exactly_when_they_overlap_or_are_too_many(
+    tmp_path: Path, library: Path, model: str
+) -> None:
+    """Plain profiles only: those with attributes share engines."""
+    one = machine(tmp_path, library, model)
+    one.put(0)
+    answer = one.ask(
+        "import random\n"
+        "dice, g, there, seen = random.Random(7), h(), {}, set()\n"
+        "plain = [i for e in range(18) if not code(n.nvmlDeviceGetGpuInstanceProfileInfo, g, e) for i in [n.nvmlDeviceGetGpuInstanceProfileInfo(g, e)] if not set(i.name) & set('+-')]\n"
+        "for step in range(300):\n"
+        "    if there and dice.random() < 0.3: n.nvmlGpuInstanceDestroy(there.pop(dice.choice(sorted(there)))[2])\n"
+        "    i = dice.choice(plain)\n"
+        "    start, size = dice.choice(placements(g, i.id))\n"
+        "    overlaps = any(start < s + z and s < start + size for s, (z, _id, _handle) in there.items())\n"
+        "    many = sum(number == i.id for _size, number, _handle in there.values()) >= i.instanceCount\n"
+        "    try: there[start] = (size, i.id, create(g, f'{i.name[4:]}@{start}'))\n"
+        "    except n.NVMLError as error: assert error.value == 23 and (overlaps or many), (i.name, start, there)\n"
+        "    else: assert not overlaps and not many, (i.name, start, there)\n"
+        "    seen.add((overlaps, many))\n"
+        "len(seen) > 1"
+    )
+    assert answer is True
+
+
+def test_a_handle_dies_with_its_instance_even_if_another_takes_its_place(tmp_path: Path, library: Path) -> None:
+    one = machine(tmp_path, library)
+    one.put(0, "3g.20gb@0")
+    answer = one.ask(
+        "g = h()\n"
+        "gi = gis(g)[0]\n"
+        "old, before = n.nvmlDeviceGetMigDeviceHandleByIndex(g, 0), n.nvmlGpuInstanceGetComputeInstanceById(gi, 0)\n"
+        "n.nvmlComputeInstanceDestroy(before)\n"
+        "default_ci(gi, 3)\n"
+        "[code(n.nvmlDeviceGetUUID, old) != 0, code(n.nvmlComputeInstanceGetInfo, before) != 0, code(n.nvmlDeviceGetUUID, n.nvmlDeviceGetMigDeviceHandleByIndex(g, 0))]"
+    )
+    assert answer == [True, True, 0]
 
 
 def test_the_driver_picks_starts_and_ids_have_holes(tmp_path: Path, library: Path) -> None:
@@ -230,7 +264,7 @@ def test_a_reset_applies_what_is_pending_unless_somebody_uses_the_gpu(tmp_path: 
     one.put(0, "1g.5gb@0")
     assert one.ask("[n.nvmlDeviceSetMigMode(h(), 0), n.nvmlDeviceGetMigMode(h())]") == [19, [1, 0]]
     one.mark_busy("gpu.0.gi.7")
-    command = [smi, "--gpu-reset", "-i", "0"]
+    command = [str(smi), "--gpu-reset", "-i", "0"]
     refused = subprocess.run(command, env=one.environment, capture_output=True, text=True, check=False)
     assert (refused.returncode, "in use by another process" in refused.stdout) == (19, True)
     one.release("gpu.0.gi.7")
