@@ -29,10 +29,13 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 modules = {"mig": importlib.import_module("ansible_collections.onprem.gpu.plugins.modules.mig")}
 mig_run = importlib.import_module("ansible_collections.onprem.gpu.plugins.module_utils.mig_run")
+mig_host = importlib.import_module("ansible_collections.onprem.gpu.plugins.module_utils.mig_host")
 
 def module(name, arguments):
     if arguments.pop("_impatient", False):
         mig_run.PAUSES_SECONDS = (0.0,) * len(mig_run.PAUSES_SECONDS)
+    root = arguments.pop("_root")
+    mig_host.Host = lambda host=mig_host.Host: host(root)
     with patch_module_args(arguments):
         modules[name].main()
 
@@ -98,6 +101,8 @@ class ModuleMachine(MigMachine):
     def __init__(self, server: Server, place: Path, models: Sequence[str], *, passthrough: bool = False) -> None:
         super().__init__(place, server.library, models, passthrough=passthrough)
         self._server = server
+        self.root = place / "root"  # what the module takes for the host's files
+        self.root.mkdir()
 
     # --- what a test prepares ---
 
@@ -119,7 +124,13 @@ class ModuleMachine(MigMachine):
 
     def run(self, check_mode: bool = False, impatient: bool = False, **options: t.Any) -> dict[str, t.Any]:
         """impatient: what is in use is asked again at once."""
-        arguments = {**options, "_ansible_check_mode": check_mode, "_ansible_diff": True, "_impatient": impatient}
+        arguments = {
+            **options,
+            "_ansible_check_mode": check_mode,
+            "_ansible_diff": True,
+            "_impatient": impatient,
+            "_root": str(self.root),
+        }
         own = {name: self.environment[name] for name in ("SILICON", "SILICON_DEV")}
         return self._server.run(arguments, own)
 
