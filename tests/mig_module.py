@@ -34,7 +34,9 @@ mig_host = importlib.import_module("ansible_collections.onprem.gpu.plugins.modul
 def module(name, arguments):
     if arguments.pop("_impatient", False):
         mig_run.PAUSES_SECONDS = (0.0,) * len(mig_run.PAUSES_SECONDS)
-    root = arguments.pop("_root")
+    root, user = arguments.pop("_root"), arguments.pop("_user")
+    if user:
+        os.seteuid(user)
     mig_host.Host = lambda host=mig_host.Host: host(root)
     with patch_module_args(arguments):
         modules[name].main()
@@ -122,14 +124,17 @@ class ModuleMachine(MigMachine):
 
     # --- what the module does ---
 
-    def run(self, check_mode: bool = False, impatient: bool = False, **options: t.Any) -> dict[str, t.Any]:
-        """impatient: what is in use is asked again at once."""
+    def run(
+        self, check_mode: bool = False, impatient: bool = False, user: int = 0, **options: t.Any
+    ) -> dict[str, t.Any]:
+        """impatient: what is in use is asked again at once; user: number of the user who runs the module."""
         arguments = {
             **options,
             "_ansible_check_mode": check_mode,
             "_ansible_diff": True,
             "_impatient": impatient,
             "_root": str(self.root),
+            "_user": user,
         }
         own = {name: self.environment[name] for name in ("SILICON", "SILICON_DEV")}
         return self._server.run(arguments, own)

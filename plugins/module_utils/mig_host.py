@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""MIG on the host this runs on: opens NVML and the lock, for the module mig and for the node's own tool gpu-mig."""
+"""MIG on the host this runs on: opens NVML and the lock, for the module mig."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typing as t
 
 from ansible_collections.onprem.gpu.plugins.module_utils.gpu_users import CheckpointError
 from ansible_collections.onprem.gpu.plugins.module_utils.host import Host
-from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import Gpu
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_nvml import MigLibrary
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_run import (
     MigRunError,
@@ -36,26 +35,22 @@ ADVICE = {
 def partition(packed_source: str | None, wish: Wish, check_mode: bool, lock_timeout_seconds: float) -> Result:
     """Bring this host's GPUs where they are wanted; a result as mig_run.converge's, also when NVML does not open."""
     try:
+        require_root()
         with only_run(lock_timeout_seconds), opened(packed_source) as library:
             return converge(library, wish, check_mode)
     except MigRunError as error:
         return failure(error.reason, str(error))
 
 
-def read(packed_source: str | None) -> list[Gpu]:
-    """This host's GPUs; raises MigRunError."""
-    with opened(packed_source) as library:
-        try:
-            return library.gpus()
-        except library.errors as error:
-            raise MigRunError("driver", f"The GPUs cannot be read. NVML: {error}") from error
+def require_root() -> None:
+    """Others may be shown an empty GPU where there are instances, so nothing is asked for them; raises MigRunError."""
+    if os.geteuid() != 0:
+        raise MigRunError("no_permission", f"Only root can see and change MIG instances. {ADVICE[NO_PERMISSION]}")
 
 
 @contextlib.contextmanager
 def opened(packed_source: str | None) -> t.Iterator[MigLibrary]:
-    """NVML, initialised; raises MigRunError. Who is not root does not see what is there, so he is refused."""
-    if os.geteuid() != 0:
-        raise MigRunError("no_permission", f"Only root can see and change MIG instances. {ADVICE[NO_PERMISSION]}")
+    """NVML, initialised; raises MigRunError."""
     try:
         nvml = load(packed_source)
     except NvmlSourceError as error:

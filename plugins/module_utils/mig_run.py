@@ -4,7 +4,7 @@
 
 """One run of MIG partitioning: read the GPUs, plan, carry the plan out, put back what was there when that fails.
 
-    converge(library, wish, check_mode) -> dict     what the module mig and the node's own tool return
+    converge(library, wish, check_mode) -> dict     what the module mig returns
 
 What NVML answers is never taken for granted: after the last operation the GPUs are read again and compared with the
 plan, and after a rollback with what was there before. A monitor may hold an instance for a moment, so "in use" is asked

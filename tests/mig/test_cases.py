@@ -325,6 +325,14 @@ def test_a_gpu_instance_is_divided_without_being_made_again(machine):
 # --- the driver ---
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_who_is_not_root_is_refused_before_anything_is_read(machine, check_mode):
+    host = machine(H100)
+    result = host.run(check_mode, user=65534, selected="all-balanced")
+    assert (result["failed"], result["reason"], host.calls()) == (True, "no_permission", [])
+    assert "become: true" in result["msg"]
+
+
 def test_a_driver_that_waits_for_a_reboot_is_told(machine):
     host = machine(H100)
     with host.edit() as state:
