@@ -157,7 +157,7 @@ SLOW = (
     Gate(
         name="perf",
         shows="speed of a run that changes nothing",
-        commands=((PYTHON, "tests/perf"),),
+        commands=((PYTHON, "tests/perf"), (PYTHON, "tests/perf/mig_plan.py"), (PYTHON, "tests/perf/mig_run.py")),
         minutes=20,
         needs="lab-up",
     ),
