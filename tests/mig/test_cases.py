@@ -12,6 +12,7 @@ import typing as t
 from dataclasses import dataclass
 
 import pytest
+import silicon
 
 A40, A80, A30 = "A100-SXM-40GB", "A100-SXM", "A30"
 H100, PRO = "H100-SXM", "RTX-PRO-6000"
@@ -199,6 +200,17 @@ def test_check_mode_plans_with_mig_off(machine):
     result = machine(H100).layout(*times("2g.20gb*3 1g.10gb"), check_mode=True)
     made = [(one["profile"], one["start"]) for one in result["gpus"][0]["plan"] if one["op"] == "create_gpu_instance"]
     assert made == [("2g.20gb", 0), ("2g.20gb", 2), ("2g.20gb", 4), ("1g.10gb", 6)]
+
+
+@pytest.mark.parametrize("model", sorted(name for name, model in silicon.MODELS.items() if model.mig))
+def test_profiles_have_the_driver_s_names_while_mig_is_off(machine, model):
+    """The driver tells names only with MIG on; before, they are made from the sizes."""
+    host = machine(model)
+    off = host.run(True, selected="no-such-layout")["msg"]
+    host.prepare()
+    on = host.run(True, selected="no-such-layout")["msg"]
+    assert "all-1g." in off
+    assert on == off
 
 
 def test_an_idle_ampere_gpu_changes_its_mode_inside_the_call(machine):
