@@ -71,6 +71,8 @@ attributes:
     description: Needs systemd for services, and dpkg (Debian family) or rpm (Red Hat family) for packages.
 notes:
   - Run it as root. It fails when something a document mentions cannot be read, since it must not take it for right.
+  - A generated file is held against what its program prints now. Where packages differ as well, the program may print
+    something else once they are right; then a difference of such a file may turn out to be none.
   - Starts at most one package query, two calls of C(systemctl), and the programs of C(generated).
   - When a service was started is compared with when files were modified. A file that was written while the clock was
     wrong, or in a guest that was paused afterwards, may compare wrongly; removed files leave no time behind.
