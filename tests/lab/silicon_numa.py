@@ -8,7 +8,6 @@ The kubelet of the host lives on it, so it deals out what is really there: CPUs 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,11 +28,6 @@ def machine_cpus() -> list[int]:
     return cpus
 
 
-def machine_nodes() -> int:
-    """Return how many NUMA nodes this machine has."""
-    return len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1
-
-
 def cpus_of_node(node: int, nodes: int, cpus: Sequence[int]) -> list[int]:
     """Return the share of one node; with fewer CPUs than nodes some nodes get none."""
     return [cpu for position, cpu in enumerate(cpus) if position * nodes // len(cpus) == node]
@@ -51,10 +45,11 @@ def cpu_list(cpus: Sequence[int]) -> str:
 
 
 def write_numa(tree: Path, nodes: int) -> None:
-    """Write the tree; remove it when the machine itself has that many nodes."""
-    if nodes == machine_nodes():
-        shutil.rmtree(tree, ignore_errors=True)
-        return
+    """Write the tree, also where the machine itself has that many nodes.
+
+    A virtual machine's memory may grow and shrink, and a kubelet whose memory manager is Static does not start again on
+    another amount than it has noted. So a host keeps the memory it was prepared with.
+    """
     tree.mkdir(parents=True, exist_ok=True)
     cpus = machine_cpus()
     everything = f"0-{nodes - 1}" if nodes > 1 else "0"
@@ -76,7 +71,7 @@ def _write_node(folder: Path, node: int, nodes: int, cpus: Sequence[int]) -> Non
         "cpulist": cpu_list(cpus),
         "cpumap": _mask(mask),
         "distance": distances,
-        "meminfo": "\n".join(_memory(node, nodes)),
+        "meminfo": _kept(folder / "meminfo") or "\n".join(_memory(node, nodes)),
         "numastat": "\n".join(f"{name} 0" for name in ("numa_hit", "numa_miss", "numa_foreign", "interleave_hit")),
         "vmstat": "nr_free_pages 0",
     }
@@ -91,6 +86,10 @@ def _write_node(folder: Path, node: int, nodes: int, cpus: Sequence[int]) -> Non
     remove_others(folder, {*texts, *links, "hugepages"})
     for cpu in cpus:
         link(folder / f"cpu{cpu}", f"../../cpu/cpu{cpu}")
+
+
+def _kept(file: Path) -> str:
+    return file.read_text(encoding="ascii").rstrip("\n") if file.exists() else ""
 
 
 def _mask(mask: int) -> str:

@@ -34,7 +34,6 @@ def small_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:       4000 kB\nMemAvailable:   1000 kB\n")
     monkeypatch.setattr(silicon_numa, "CPU_ONLINE", tmp_path / "online")
     monkeypatch.setattr(silicon_numa, "MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(silicon_numa, "machine_nodes", lambda: 1)
 
 
 def texts_below(folder: Path) -> dict[str, bytes]:
@@ -154,7 +153,9 @@ def test_more_nodes_than_cpus_leave_nodes_without_any(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_machine")
-def test_numa_is_left_alone_when_the_machine_has_that_many_nodes(tmp_path: Path) -> None:
-    silicon_numa.write_numa(tmp_path / "node", 2)
+def test_a_host_keeps_the_memory_it_was_prepared_with(tmp_path: Path) -> None:
     silicon_numa.write_numa(tmp_path / "node", 1)
-    assert not (tmp_path / "node").exists()
+    (tmp_path / "meminfo").write_text("MemTotal:       3000 kB\nMemAvailable:   1000 kB\n")
+    silicon_numa.write_numa(tmp_path / "node", 1)
+    assert (tmp_path / "node/node0/meminfo").read_text().splitlines()[0].split()[3] == "4000"
+    assert (tmp_path / "node/online").read_text() == "0\n"
