@@ -86,13 +86,13 @@ def code(function, *arguments):
 """
 
 
-def compile_library(folder: Path, *options: str) -> Path:
+def compile_library(folder: Path) -> Path:
     """Compile the mock library as the lab does and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     defines = (f'-DDRIVER_VERSION="{VERSION}"', "-DCUDA_VERSION=13000")
     sources = (SILICON / source for source in LIBRARIES["libnvidia-ml"])
     output = folder / "libnvidia-ml.so.1"
-    subprocess.run([*COMPILE, *LIBRARY, *options, *defines, "-o", output, *sources], check=True)
+    subprocess.run([*COMPILE, *LIBRARY, *defines, "-o", output, *sources], check=True)
     return folder
 
 

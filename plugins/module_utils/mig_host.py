@@ -20,10 +20,18 @@ from ansible_collections.onprem.gpu.plugins.module_utils.mig_run import (
     converge,
     failure,
     only_run,
+    reason_of,
 )
-from ansible_collections.onprem.gpu.plugins.module_utils.nvml import LIBRARY, NvmlSourceError, load
+from ansible_collections.onprem.gpu.plugins.module_utils.nvml import (
+    DRIVER_NOT_LOADED,
+    LIB_RM_VERSION_MISMATCH,
+    LIBRARY,
+    LIBRARY_NOT_FOUND,
+    NO_PERMISSION,
+    NvmlSourceError,
+    load,
+)
 
-DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, NO_PERMISSION, LIB_RM_VERSION_MISMATCH = 9, 12, 4, 18  # nvmlReturn_t
 ADVICE = {
     DRIVER_NOT_LOADED: "Load the NVIDIA driver (role gpu_driver).",
     LIBRARY_NOT_FOUND: f"Install the NVIDIA driver, which brings {LIBRARY} (role gpu_driver).",
@@ -59,8 +67,7 @@ def opened(packed_source: str | None) -> t.Iterator[MigLibrary]:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         advice = ADVICE.get(error.value, "Look in the kernel log.")
-        reason = "no_permission" if error.value == NO_PERMISSION else "driver"
-        raise MigRunError(reason, f"NVML does not open, so nothing was changed: {error}. {advice}") from error
+        raise MigRunError(reason_of(error), f"NVML does not open, so nothing was changed: {error}. {advice}") from error
     try:
         yield MigLibrary(nvml, Host())
     except CheckpointError as error:

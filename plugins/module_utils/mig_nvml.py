@@ -25,18 +25,21 @@ from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import (
     Profile,
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_names import PREFIX_OF_NVML, SUFFIXES, built_name
-from ansible_collections.onprem.gpu.plugins.module_utils.nvml import sysfs_address
-
-# nvmlReturn_t
-INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND = 2, 3, 4, 6
-FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, IN_USE, INSUFFICIENT_RESOURCES = 13, 15, 16, 19, 23
+from ansible_collections.onprem.gpu.plugins.module_utils.nvml import (
+    BYTES_IN_MIB,
+    FUNCTION_NOT_FOUND,
+    INSUFFICIENT_RESOURCES,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    NOT_SUPPORTED,
+    sysfs_address,
+)
 
 SHARED_ENGINES = 0  # the only engine profile there is
 NVLINK_COMPUTE_ENUM = 8  # NVML_COMPUTE_INSTANCE_PROFILE_7_SLICE_NVL: looks like the plain 7-slice one, and is not
 PROFILES_ASKED = 64  # enumerations end with INVALID_ARGUMENT long before; a library that never says so must not hang us
 NO_INSTANCE = 0xFFFFFFFF
 RESET_SECONDS = 120.0
-BYTES_IN_MIB = 1 << 20
 
 
 class GpuError(Exception):
@@ -94,18 +97,8 @@ class MigLibrary:
 
     def _profiles(self, device: t.Any, enabled: bool) -> tuple[Profile, ...]:
         memory_mib = self._nvml.nvmlDeviceGetMemoryInfo(device).total // BYTES_IN_MIB
-        found = []
-        for number in range(PROFILES_ASKED):
-            try:
-                info = self._profile_info(device, number, enabled)
-            except self._nvml.NVMLError as error:
-                if error.value == INVALID_ARGUMENT:
-                    break
-                if error.value == NOT_SUPPORTED:
-                    continue
-                raise
-            found.append(self._profile(device, number, info, memory_mib))
-        return tuple(found)
+        offered = self._enumerated(lambda number: self._profile_info(device, number, enabled))
+        return tuple(self._profile(device, number, info, memory_mib) for number, info in offered)
 
     def _profile_info(self, device: t.Any, number: int, enabled: bool) -> t.Any:
         """The newer call has the name and, says nvml.h, works only with MIG on; older drivers have only the other."""
@@ -192,19 +185,20 @@ class MigLibrary:
                 )
 
     def _compute_profiles(self, instance: t.Any) -> list[tuple[int, t.Any]]:
+        ask = self._nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo
+        return self._enumerated(lambda number: ask(instance, number, SHARED_ENGINES, version=1))
+
+    def _enumerated(self, ask: t.Callable[[int], t.Any]) -> list[tuple[int, t.Any]]:
+        """The numbers of an enumeration that this GPU has, with what is said of each."""
         found: list[tuple[int, t.Any]] = []
         for number in range(PROFILES_ASKED):
             try:
-                info = self._nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(
-                    instance, number, SHARED_ENGINES, version=1
-                )
+                found.append((number, ask(number)))
             except self._nvml.NVMLError as error:
                 if error.value == INVALID_ARGUMENT:
                     break
-                if error.value == NOT_SUPPORTED:
-                    continue
-                raise
-            found.append((number, info))
+                if error.value != NOT_SUPPORTED:
+                    raise
         return found
 
     def _mig_devices(self, device: t.Any) -> t.Iterator[t.Any]:

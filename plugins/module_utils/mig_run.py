@@ -32,11 +32,16 @@ from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import (
     Plan,
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_picture import bars
+from ansible_collections.onprem.gpu.plugins.module_utils.nvml import (
+    IN_USE,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    RESET_REQUIRED,
+)
 
 LOCK = "/run/onprem-gpu-mig.lock"
 LOCK_POLL_SECONDS = 0.2
 PAUSES_SECONDS = (0.5, 1.0, 2.0)  # between attempts at what is in use
-NOT_SUPPORTED, NO_PERMISSION, RESET_REQUIRED, IN_USE = 3, 4, 16, 19  # nvmlReturn_t
 # Activation statuses of platforms that hide the reset of a GPU from its machine (pass-through).
 WAITS_FOR_REBOOT = (NOT_SUPPORTED, RESET_REQUIRED)
 
@@ -114,7 +119,7 @@ def converge(library: Library, wish: Wish, check_mode: bool) -> Result:
     try:
         before = library.gpus()
     except library.errors as error:
-        return failure(_reason(error), f"The GPUs cannot be read, so nothing was changed. NVML: {error}")
+        return failure(reason_of(error), f"The GPUs cannot be read, so nothing was changed. NVML: {error}")
     result = _converged(library, wish, before, check_mode)
     result["before"] = [described(gpu) for gpu in before]
     if "after" in result:
@@ -210,7 +215,7 @@ def failure(reason: str, message: str, blockers: t.Sequence[t.Any] = ()) -> Resu
     }
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return "no_permission" if getattr(error, "value", None) == NO_PERMISSION else "driver"
 
 
@@ -265,8 +270,8 @@ def only_run(timeout_seconds: float, path: str = LOCK) -> t.Iterator[None]:
 class Executor:
     """Carries out the plans of one host, one operation after the other, and remembers what it did."""
 
-    def __init__(self, library: Library, sleep: t.Callable[[float], None] = time.sleep) -> None:
-        self._library, self._errors, self._sleep = library, library.errors, sleep
+    def __init__(self, library: Library) -> None:
+        self._library, self._errors = library, library.errors
         self._failures: tuple[type[Exception], ...] = (*library.errors, LayoutError)
         self._status = 0
         self._doing = ""
@@ -309,7 +314,7 @@ class Executor:
             except self._errors as error:
                 if not is_in_use(error):
                     raise
-                self._sleep(pause)
+                time.sleep(pause)
         return self._call(uuid, operation, ids)
 
     def _call(self, uuid: str, operation: Operation, ids: dict[int, int]) -> Operation:

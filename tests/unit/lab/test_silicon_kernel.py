@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import silicon
 from fleet import Gpus, Host, Kernel
+from mig_machine import kernel
 from package_contents import MODULES
 from silicon_modules import module_file
 
@@ -30,17 +29,6 @@ HOST = Host(
     secure_boot="disabled",
     kernel=Kernel(nouveau="loaded"),
 )
-
-
-def load_kernel() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kernel_under_test", silicon.SOURCE / "kernel.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-kernel = load_kernel()
 
 
 class Machine:

@@ -19,9 +19,8 @@ import pynvml
 import pytest
 import silicon
 from fleet import Gpus, Host, Kernel
-from package_contents import COMPILE, LIBRARIES, LIBRARY, SILICON
+from mig_machine import VERSION, compile_library
 
-VERSION = "580.95.05"
 HOST = Host("node-1", 11, "debian12", Gpus("H100-SXM", 4), 2, 4, "disabled", Kernel("absent"))
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the mock library is compiled with gcc")
@@ -30,12 +29,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the mock li
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the compiled library."""
-    folder = tmp_path_factory.mktemp("library")
-    output = folder / "libnvidia-ml.so.1"
-    defines = (f'-DDRIVER_VERSION="{VERSION}"', "-DCUDA_VERSION=13000")
-    sources = (SILICON / source for source in LIBRARIES["libnvidia-ml"])
-    subprocess.run([*COMPILE, *LIBRARY, *defines, "-o", output, *sources], check=True)
-    return folder
+    return compile_library(tmp_path_factory.mktemp("library"))
 
 
 class Node:
