@@ -139,6 +139,8 @@ def _links() -> list[str]:
 
 
 def _tables() -> list[str]:
+    if shutil.which("nft") is None:  # it is installed with the first lab
+        return []
     listing = subprocess.run(["nft", "list", "tables", "ip"], capture_output=True, text=True, check=False).stdout
     return [settings.NFT_TABLE] if f"table ip {settings.NFT_TABLE}" in listing.splitlines() else []
 
