@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 import typing as t
 
 from ansible_collections.onprem.gpu.plugins.module_utils import kubelet_facts, runtime_facts
@@ -32,6 +33,7 @@ NVML_FACTS = (
     "minor",
     "compute_capability",
     "mig_mode",
+    "mig_devices",
     "persistence",
 )
 
@@ -58,6 +60,7 @@ def read_facts(host: Host, read_nvml: Nvml) -> dict[str, t.Any]:
         "runtime": runtime_facts.read_runtime(host, packages, units, kubelet["cri_endpoint"]),
         "toolkit": runtime_facts.read_toolkit(host, packages),
         "kubelet": kubelet,
+        "python": sys.executable,
         "errors": host.errors,
     }
 

@@ -144,8 +144,17 @@ def _gpu(nvml: t.Any, index: int) -> Gpu:
         "minor": _ask(nvml, "nvmlDeviceGetMinorNumber", device),
         "compute_capability": ".".join(map(str, capability)) if capability else None,
         "mig_mode": _on_off(mig[0]) if mig else None,
+        "mig_devices": _mig_devices(nvml, device) if mig else None,
         "persistence": bool(persistence) if persistence is not None else None,
     }
+
+
+def _mig_devices(nvml: t.Any, device: t.Any) -> list[str]:
+    """Profiles of the MIG devices, whose names end with them: "NVIDIA H100 80GB HBM3 MIG 1g.10gb"."""
+    most = _ask(nvml, "nvmlDeviceGetMaxMigDeviceCount", device) or 0
+    handles = [_ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", device, index) for index in range(most)]
+    names = [_text(_ask(nvml, "nvmlDeviceGetName", handle)) or "" for handle in handles if handle is not None]
+    return [name.rpartition("MIG ")[2] for name in names]
 
 
 def _ask(nvml: t.Any, name: str, *arguments: t.Any) -> t.Any:

@@ -269,6 +269,13 @@ gpus:
       description: V(enabled) or V(disabled); V(null) for a GPU without MIG.
       type: str
       sample: disabled
+    mig_devices:
+      description:
+        - Profile of each MIG device, in the driver's order; a compute instance that is smaller than its GPU instance
+          is named with both. V(null) for a GPU without MIG.
+      type: list
+      elements: str
+      sample: [3g.40gb, 2g.20gb, 1g.10gb, 1g.10gb]
     persistence:
       description: Whether the driver keeps the GPU initialised without users.
       type: bool
@@ -542,6 +549,11 @@ kubelet:
       description: Policy the memory manager's state file was made with, V(null) without such a file.
       type: str
       sample: Static
+python:
+  description: The Python that ran this module, which other programs on the host can use as well.
+  returned: always
+  type: str
+  sample: /usr/bin/python3.11
 errors:
   description: What could not be read.
   returned: always

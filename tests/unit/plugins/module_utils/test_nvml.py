@@ -63,7 +63,8 @@ class FakeNvml:
         return f"GPU-{device}"
 
     def nvmlDeviceGetName(self, device):
-        return "NVIDIA H100 80GB HBM3"
+        slices = {"MIG-0": " MIG 3g.40gb", "MIG-2": " MIG 1c.2g.20gb"}
+        return f"NVIDIA H100 80GB HBM3{slices.get(device, '')}"
 
     def nvmlDeviceGetSerial(self, device):
         raise self.NVMLError(3)
@@ -76,6 +77,14 @@ class FakeNvml:
 
     def nvmlDeviceGetMigMode(self, device):
         return [device, device]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, device):
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, device, index):
+        if device == 0 or index not in (0, 2):  # numbers of MIG devices have holes
+            raise self.NVMLError(6)
+        return f"MIG-{index}"
 
     def nvmlDeviceGetPersistenceMode(self, device):
         return 1
@@ -102,9 +111,11 @@ def test_gpus_of_a_working_driver():
         "minor": 0,
         "compute_capability": "9.0",
         "mig_mode": "disabled",
+        "mig_devices": [],
         "persistence": True,
     }
     assert (gpus[1]["pci_address"], gpus[1]["mig_mode"]) == ("0000:1c:00.0", "enabled")
+    assert gpus[1]["mig_devices"] == ["3g.40gb", "1c.2g.20gb"]
     assert fake.running == 0
 
 
