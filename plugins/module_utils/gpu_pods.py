@@ -27,12 +27,20 @@ Pod = t.Mapping[str, t.Any]
 
 def holds_gpu(pod: Pod) -> bool:
     """Return whether a Pod object of the API holds a GPU, or may hold one."""
+    phase = (pod.get("status") or {}).get("phase")
+    return phase not in FINISHED and not _is_daemon(pod) and bool(gpu_evidence(pod))
+
+
+def gpu_evidence(pod: Pod) -> set[str]:
+    """Return what speaks for a pod using a GPU while it runs: "resource", "claim", "hidden"; nothing does: empty."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    if status.get("phase") in FINISHED or _is_daemon(pod):
-        return False
-    claims = spec.get("resourceClaims") or status.get("extendedResourceClaimStatus")
-    hidden = str(spec.get("runtimeClassName") or "").startswith("nvidia")
-    return bool(claims or hidden or any(_wants_gpu(container) for container in _containers(spec)))
+    containers = list(_containers(spec))
+    signs = {
+        "resource": any(map(_asks_for_gpu, containers)),
+        "claim": bool(spec.get("resourceClaims") or status.get("extendedResourceClaimStatus")),
+        "hidden": str(spec.get("runtimeClassName") or "").startswith("nvidia") or any(map(_sees_gpu, containers)),
+    }
+    return {name for name, present in signs.items() if present}
 
 
 def pods_with_gpus(pods: t.Iterable[Pod], node: str) -> list[str]:
@@ -76,10 +84,12 @@ def _containers(spec: t.Mapping[str, t.Any]) -> t.Iterator[t.Mapping[str, t.Any]
         yield from spec.get(name) or []
 
 
-def _wants_gpu(container: t.Mapping[str, t.Any]) -> bool:
+def _asks_for_gpu(container: t.Mapping[str, t.Any]) -> bool:
     resources = container.get("resources") or {}
     names = [*(resources.get("limits") or {}), *(resources.get("requests") or {})]
-    if any(GPU_RESOURCE.match(name) for name in names):
-        return True
+    return any(GPU_RESOURCE.match(name) for name in names)
+
+
+def _sees_gpu(container: t.Mapping[str, t.Any]) -> bool:
     variables = {variable["name"]: variable.get("value") for variable in container.get("env") or []}
     return variables.get("NVIDIA_VISIBLE_DEVICES", "void") not in ("void", "none", "")
