@@ -2,26 +2,29 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""MIG on the host this runs on: opens NVML and the lock, for the module mig."""
+"""MIG on the host this runs on: opens NVML and the lock, for the module mig and the program gpu-mig."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 import typing as t
 
 from ansible_collections.onprem.gpu.plugins.module_utils.gpu_users import CheckpointError
 from ansible_collections.onprem.gpu.plugins.module_utils.host import Host
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import Gpu
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_nvml import MigLibrary
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_run import (
     MigRunError,
     Result,
-    Wish,
     converge,
     failure,
     only_run,
+    read_gpus,
     reason_of,
 )
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_wish import Wish
 from ansible_collections.onprem.gpu.plugins.module_utils.nvml import (
     DRIVER_NOT_LOADED,
     LIB_RM_VERSION_MISMATCH,
@@ -38,6 +41,9 @@ ADVICE = {
     NO_PERMISSION: "Run as root (become: true).",
     LIB_RM_VERSION_MISMATCH: "The driver was upgraded and the old one is still loaded: load it again or reboot.",
 }
+# What NVML says while a booting host has not come to its driver yet.
+NOT_THERE_YET = (DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND)
+DRIVER_POLL_SECONDS = 1.0
 
 
 def partition(packed_source: str | None, wish: Wish, check_mode: bool, lock_timeout_seconds: float) -> Result:
@@ -48,6 +54,34 @@ def partition(packed_source: str | None, wish: Wish, check_mode: bool, lock_time
             return converge(library, wish, check_mode)
     except MigRunError as error:
         return failure(error.reason, str(error))
+
+
+def present_gpus(packed_source: str | None, lock_timeout_seconds: float) -> list[Gpu]:
+    """Every GPU of this host as it is between two runs; raises MigRunError."""
+    require_root()
+    with only_run(lock_timeout_seconds), opened(packed_source) as library:
+        return read_gpus(library)
+
+
+def wait_for_driver(seconds: float) -> None:
+    """Come back when NVML opens, when it fails for another reason than a driver that is not there yet, or in time.
+
+    Whether it opens is for the caller to find out. No lock is held meanwhile, so others can look and are told the same.
+    """
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(NvmlSourceError):
+        nvml = load(None)
+        while time.monotonic() < deadline and _is_not_there_yet(nvml):
+            time.sleep(DRIVER_POLL_SECONDS)
+
+
+def _is_not_there_yet(nvml: t.Any) -> bool:
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return error.value in NOT_THERE_YET
+    nvml.nvmlShutdown()
+    return False
 
 
 def require_root() -> None:
@@ -75,3 +109,13 @@ def opened(packed_source: str | None) -> t.Iterator[MigLibrary]:
         raise MigRunError("driver", text) from error
     finally:
         nvml.nvmlShutdown()
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a file that everybody may read, in one step, and make its folder."""
+    os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
+    new = f"{path}.{os.getpid()}"
+    with open(new, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
+    os.replace(new, path)

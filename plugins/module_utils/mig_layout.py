@@ -540,14 +540,14 @@ def _refuse_to_disturb(gpu: Gpu, busy: t.Sequence[GpuInstance], before: str) -> 
 def _in_use(gpu: Gpu, instances: t.Sequence[GpuInstance]) -> str:
     return " and ".join(
         f"{gpu.profile_name(instance.profile_id)} at slice {_start(instance)} (GPU instance {instance.id}, "
-        f"used by {_listed(_users(instance))})"
+        f"used by {_listed(users_of(instance))})"
         for instance in instances
     )
 
 
 def _blocker(gpu: Gpu, instance: GpuInstance) -> Blocker:
     return Blocker(
-        users=_users(instance),
+        users=users_of(instance),
         gi_id=instance.id,
         profile=gpu.profile_name(instance.profile_id),
         start=_start(instance),
@@ -555,7 +555,8 @@ def _blocker(gpu: Gpu, instance: GpuInstance) -> Blocker:
     )
 
 
-def _users(instance: GpuInstance) -> tuple[str, ...]:
+def users_of(instance: GpuInstance) -> tuple[str, ...]:
+    """Everybody who uses a GPU instance or one of its compute instances."""
     users = [*instance.users, *(user for each in instance.compute_instances for user in each.users)]
     return tuple(dict.fromkeys(users))
 
@@ -762,14 +763,18 @@ def line(operation: Operation) -> str:
     if operation.op == SET_MODE:
         return f"{'enable' if operation.enabled else 'disable'} MIG mode"
     verb = operation.op.partition("_")[0]
-    start, size = operation.start or 0, operation.size or 1
-    slices = f"slice {start}" if size == 1 else f"slices {start}-{start + size - 1}"
     number = "" if operation.gi_id is None else f" (GPU instance {operation.gi_id})"
-    where = f"{operation.profile} at {slices}{number}"
+    place = Placement(operation.start or 0, operation.size or 1)
+    where = f"{operation.profile} at {slices_in_words(place)}{number}"
     if operation.op in (CREATE_GPU_INSTANCE, DESTROY_GPU_INSTANCE):
         return f"{verb} {where}"
     number = "" if operation.ci_id is None else f" {operation.ci_id}"
     return f"{verb} compute instance{number} ({operation.slices}c) in {where}"
+
+
+def slices_in_words(place: Placement) -> str:
+    """The memory slices of an instance: "slice 3" or "slices 4-7"."""
+    return f"slice {place.start}" if place.size == 1 else f"slices {place.start}-{place.start + place.size - 1}"
 
 
 def lines(planned: Plan) -> list[str]:

@@ -14,7 +14,13 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import Gpu, GpuInstance, slices_of
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import (
+    Gpu,
+    GpuInstance,
+    slices_in_words,
+    slices_of,
+    users_of,
+)
 
 WIDTH = 100
 LABEL_WIDTH = 26
@@ -39,6 +45,15 @@ def bars(gpu: Gpu) -> list[str]:
         return [f"{label}MIG off{_pending(gpu)}"]
     cells, legend = _cells(gpu, WIDTH - LABEL_WIDTH)
     return [label + "|" + "|".join(cells) + "|", *_legend(legend, _pending(gpu))]
+
+
+def users(gpu: Gpu) -> list[str]:
+    """Return who uses what on a GPU, a line for each user of each instance; first those who hold the whole GPU."""
+    return [f"the whole GPU: {user}" for user in gpu.users] + [
+        f"{gpu.profile_name(instance.profile_id)} at {slices_in_words(instance.placement)}: {user}"
+        for instance in gpu.instances
+        for user in users_of(instance)
+    ]
 
 
 def _pending(gpu: Gpu) -> str:

@@ -32,6 +32,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import (
     Plan,
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_picture import bars
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_wish import Wish
 from ansible_collections.onprem.gpu.plugins.module_utils.nvml import (
     IN_USE,
     NO_PERMISSION,
@@ -74,20 +75,6 @@ class Library(t.Protocol):
     def destroy_compute_instance(self, uuid: str, instance_id: int, compute_instance_id: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Wish:
-    """A parsed document in mig-parted's language and the name of a layout. reset: GPUs that need it may be reset."""
-
-    document: t.Any
-    selected: str
-    reset: bool = False
-
-    @classmethod
-    def inline(cls, layout: t.Sequence[t.Mapping[str, t.Any]], reset: bool = False) -> Wish:
-        """A layout that stands for itself."""
-        return cls({"version": "v1", "mig-configs": {"layout": list(layout)}}, "layout", reset)
-
-
 class MigRunError(Exception):
     """A run that did not reach its plan; `reason` for programs, the text for people."""
 
@@ -117,14 +104,23 @@ def converge(library: Library, wish: Wish, check_mode: bool) -> Result:
     Never raises for what the GPUs or the driver do.
     """
     try:
-        before = library.gpus()
-    except library.errors as error:
-        return failure(reason_of(error), f"The GPUs cannot be read, so nothing was changed. NVML: {error}")
+        before = read_gpus(library)
+    except MigRunError as error:
+        return failure(error.reason, str(error))
     result = _converged(library, wish, before, check_mode)
     result["before"] = [described(gpu) for gpu in before]
     if "after" in result:
         result["changed"] = _states(result["after"]) != _states(result["before"])
     return result
+
+
+def read_gpus(library: Library) -> list[Gpu]:
+    """Every GPU of the host; raises MigRunError."""
+    try:
+        return library.gpus()
+    except library.errors as error:
+        text = f"The GPUs cannot be read, so nothing was changed. NVML: {error}"
+        raise MigRunError(reason_of(error), text) from error
 
 
 def _states(gpus: t.Sequence[Result]) -> list[Result]:
@@ -243,6 +239,18 @@ def described(gpu: Gpu) -> dict[str, t.Any]:
             for each in gpu.instances
         ],
     }
+
+
+def pictures(gpus: t.Iterable[Result]) -> list[str]:
+    """The lines that draw GPUs as results show them."""
+    return [line for gpu in gpus for line in gpu["picture"]]
+
+
+def final_pictures(result: Result) -> list[str]:
+    """The same of all GPUs at the end of a run, in check mode as they are going to be; [] when none could be read."""
+    planned = {gpu["uuid"]: gpu for gpu in result.get("gpus", [])}
+    foreseen = [planned.get(gpu["uuid"], gpu) for gpu in result.get("before", [])]
+    return pictures(result.get("after", foreseen))
 
 
 # --- one at a time ----------------------------------------------------------------------------------------------------

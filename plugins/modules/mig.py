@@ -200,7 +200,8 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_host import partition
-from ansible_collections.onprem.gpu.plugins.module_utils.mig_run import Wish
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_run import Result, final_pictures, pictures
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_wish import wish_of
 
 ARGUMENTS: dict[str, t.Any] = {
     "config": {"type": "dict"},
@@ -221,12 +222,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
-    wish = (
-        Wish(options["config"], options["selected"], options["reset"])
-        if options["layout"] is None
-        else Wish.inline(options["layout"], options["reset"])
-    )
-    result = partition(options["_nvidia_ml_py"], wish, module.check_mode, options["lock_timeout_seconds"])
+    timeout = options["lock_timeout_seconds"]
+    result = partition(options["_nvidia_ml_py"], wish_of(options), module.check_mode, timeout)
     if module._diff and "before" in result:
         result["diff"] = difference(result)
     if result.pop("failed", False):
@@ -234,15 +231,13 @@ def main() -> None:
     module.exit_json(**result)
 
 
-def difference(result: dict[str, t.Any]) -> dict[str, str]:
+def difference(result: Result) -> dict[str, str]:
     """The pictures of all GPUs before and after, in check mode as they are going to be."""
-    planned = {gpu["uuid"]: gpu for gpu in result.get("gpus", [])}
-    foreseen = [planned.get(gpu["uuid"], gpu) for gpu in result["before"]]
-    return {"before": pictures(result["before"]), "after": pictures(result.get("after", foreseen))}
+    return {"before": as_text(pictures(result["before"])), "after": as_text(final_pictures(result))}
 
 
-def pictures(gpus: list[dict[str, t.Any]]) -> str:
-    return "".join(f"{line}\n" for gpu in gpus for line in gpu["picture"])
+def as_text(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

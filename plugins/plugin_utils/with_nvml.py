@@ -47,7 +47,13 @@ class WithNvml(ActionBase):
 
 def nvidia_ml_py() -> bytes | None:
     """The source of the controller's nvidia-ml-py, or None when it is not installed."""
+    file = nvidia_ml_py_file()
+    return file.read_bytes() if file else None
+
+
+def nvidia_ml_py_file() -> pathlib.Path | None:
+    """The one file that the controller's nvidia-ml-py is, or None when it is not installed."""
     found = importlib.util.find_spec("pynvml")
     if found is None or not found.origin or not found.origin.endswith(".py"):
         return None
-    return pathlib.Path(found.origin).read_bytes()
+    return pathlib.Path(found.origin)
