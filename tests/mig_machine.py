@@ -116,7 +116,8 @@ class MigMachine:
         gpus = Gpus(models[0], len(models))
         host = Host("node-1", 11, "debian12", gpus, 1, 0, "disabled", Kernel("absent"), passthrough)
         silicon.prepare_host(host, self.silicon, models)
-        names = ("nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in range(len(models))))
+        capabilities = ("nvidia-caps/nvidia-cap1", "nvidia-caps/nvidia-cap2")  # config and monitor
+        names = ("nvidiactl", "nvidia-uvm", *capabilities, *(f"nvidia{index}" for index in range(len(models))))
         for name in names:
             (self.devices / name).touch()
         self.environment = {

@@ -35,7 +35,12 @@ EMPTY_LIBRARIES = {
     "libEGL_nvidia": 0,
     "libGLX_nvidia": 0,
 }
-PROGRAMS = {"nvidia-smi": "smi.c", "nvidia-persistenced": "persistenced.c", "nv-fabricmanager": "fabricmanager.c"}
+PROGRAMS = {
+    "nvidia-smi": "smi.c",
+    "nvidia-modprobe": "modprobe.c",
+    "nvidia-persistenced": "persistenced.c",
+    "nv-fabricmanager": "fabricmanager.c",
+}
 UNIT_FOLDER = "/usr/lib/systemd/system"
 # Kernel modules: exported symbols and wanted ones, from which depmod derives their order.
 MODULES = {
@@ -144,10 +149,6 @@ def unit(name: str) -> Files:
 
 def modprobe_configuration() -> Files:
     return {"/usr/lib/modprobe.d/nvidia.conf": static("modprobe-nvidia.conf")}
-
-
-def module_loader() -> Files:
-    return {"/usr/bin/nvidia-modprobe": static("nvidia-modprobe", 0o755)}
 
 
 def imex() -> Files:

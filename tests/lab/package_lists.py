@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import package_scripts as scripts
-from package_contents import Driver, Files, imex, modprobe_configuration, module_loader, static
+from package_contents import Driver, Files, imex, modprobe_configuration, static
 from package_formats import File, Package
 
 DEB_LIBRARIES = "/usr/lib/x86_64-linux-gnu"
@@ -146,7 +146,11 @@ def debian_driver(driver: Driver) -> Iterator[Package]:
         "NVIDIA metapackage (OpenGL/GLX/EGL/GLES libraries)",
         empty("libEGL_nvidia", "libGLX_nvidia"),
     )
-    yield package("nvidia-modprobe", "utility to load NVIDIA kernel modules and create device nodes", module_loader())
+    yield package(
+        "nvidia-modprobe",
+        "utility to load NVIDIA kernel modules and create device nodes",
+        driver.program("nvidia-modprobe"),
+    )
     yield package(
         "nvidia-persistenced",
         "daemon to maintain persistent software state in the NVIDIA driver",
@@ -327,7 +331,12 @@ def ubuntu_driver(driver: Driver) -> Iterator[Package]:
                 depends=(f"{named(meta)} (>= {revision})",),
                 any_architecture=True,
             )
-    yield Package("nvidia-modprobe", revision, "Load the NVIDIA kernel driver and create device files", module_loader())
+    yield Package(
+        "nvidia-modprobe",
+        revision,
+        "Load the NVIDIA kernel driver and create device files",
+        driver.program("nvidia-modprobe"),
+    )
     yield from switch_packages_deb(driver, old_names=with_suffix)
 
 
@@ -371,7 +380,7 @@ def el_driver(driver: Driver) -> Iterator[Package]:
         empty("libEGL_nvidia", "libGLX_nvidia"),
         "libnvidia-gpucomp",
     )
-    yield package("nvidia-modprobe", "NVIDIA kernel module loader", module_loader())
+    yield package("nvidia-modprobe", "NVIDIA kernel module loader", driver.program("nvidia-modprobe"))
     yield package(
         "nvidia-persistenced",
         "A daemon to maintain persistent software state in the NVIDIA driver",

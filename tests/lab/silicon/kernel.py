@@ -44,6 +44,7 @@ UVM_MAJOR, CAPS_MAJOR, SWITCH_MAJOR = 508, 507, 506
 VOLTA, AMPERE, BLACKWELL = 5, 7, 10  # NVML architecture numbers
 # Capability nodes of MIG: their minors are dealt out beforehand, to every instance there could be
 MIG_CONFIG, MIG_MONITOR, FIRST_INSTANCE = 1, 2, 3
+CAPABILITY_MODES = {MIG_CONFIG: 0o400, MIG_MONITOR: 0o444}
 MOST_GPU_INSTANCES, MOST_COMPUTE_INSTANCES = 15, 8
 FIRST_BRANCH_WITHOUT_VOLTA = 590
 RENAMED = {"NVreg_RestrictProfilingToAdminUsers": "RmProfilingAdminOnly"}  # module parameter -> its name in "params"
@@ -419,7 +420,7 @@ def driver_files(host: Host, version: str, flavour: str) -> dict[str, str]:
     if any(gpu["mig"] == "1" for gpu in host.gpus):
         for minor, name in ((MIG_CONFIG, "config"), (MIG_MONITOR, "monitor")):
             files[f"nvidia/capabilities/mig/{name}"] = (
-                f"DeviceFileMinor: {minor}\nDeviceFileMode: 256\nDeviceFileModify: 1\n"
+                f"DeviceFileMinor: {minor}\nDeviceFileMode: {CAPABILITY_MODES[minor]}\nDeviceFileModify: 1\n"
             )
         files["nvidia-caps/mig-minors"] = mig_minors(host)
     return files
@@ -463,11 +464,11 @@ def driver_parameters(host: Host) -> dict[str, str]:
 
 
 def make_nodes(host: Host, nodes: dict[str, tuple[int, int]]) -> None:
-    """Make character devices below /dev, readable and writable by all as NVIDIA's are (capabilities: by root)."""
+    """Make character devices below /dev, readable and writable by all as NVIDIA's are; capabilities have other modes."""
     for name, (major, minor) in nodes.items():
         path = host.root / "dev" / name
         path.parent.mkdir(exist_ok=True)
-        mode = 0o400 if major == CAPS_MAJOR else 0o666
+        mode = CAPABILITY_MODES[minor] if major == CAPS_MAJOR else 0o666
         with contextlib.suppress(FileExistsError):
             os.mknod(path, stat.S_IFCHR | mode, os.makedev(major, minor))
         path.chmod(mode)

@@ -17,8 +17,8 @@
 #include <pthread.h>
 #include <stdarg.h>
 
-#define FIRST_INSTANCE_MINOR 3 /* after config and monitor: see kernel.py, which lists all minors */
-#define CONFIG_MINOR 1
+/* Capability nodes: see kernel.py, which lists all minors */
+enum { CONFIG_MINOR = 1, MONITOR_MINOR = 2, FIRST_INSTANCE_MINOR = 3 };
 
 struct instance { /* what nvmlGpuInstance_t and nvmlComputeInstance_t point to */
     struct gpu *gpu;
@@ -246,7 +246,7 @@ unsigned mig_capability(const struct gpu *gpu, unsigned gpu_instance, unsigned c
     return compute_instance == NVML_NO_INSTANCE ? minor : minor + 1 + compute_instance;
 }
 
-/* Show an instance below /proc/driver/nvidia/capabilities, or take it away. Its device node is nvidia-modprobe's to make. */
+/* Show an instance below /proc/driver/nvidia/capabilities, or take it away. Its device node is made by nvidia-modprobe. */
 static void show_capability(const struct gpu *gpu, unsigned gpu_instance, unsigned compute_instance, bool show) {
     static const char *const parts[] = {"/gpu%u", "/mig", "/gi%u", "/ci%u"};
     unsigned numbers[] = {gpu->minor, 0, gpu_instance, compute_instance};
@@ -263,7 +263,7 @@ static void show_capability(const struct gpu *gpu, unsigned gpu_instance, unsign
     snprintf(path + length, sizeof path - (size_t)length, "/access");
     FILE *file = show ? fopen(path, "we") : NULL;
     if (file) {
-        fprintf(file, "DeviceFileMinor: %u\nDeviceFileMode: 256\nDeviceFileModify: 1\n",
+        fprintf(file, "DeviceFileMinor: %u\nDeviceFileMode: 292\nDeviceFileModify: 1\n", /* 0444 */
                 mig_capability(gpu, gpu_instance, compute_instance));
         fclose(file);
     } else {
@@ -283,14 +283,29 @@ static bool is_used(const struct pairs *state, const struct gpu *gpu, unsigned g
     return is_marked_busy(state, place) || is_held(node);
 }
 
-/* A container sees the MIG devices that it was given a node of; the host sees all, nodes or not. */
-static bool is_visible(const struct gpu *gpu, unsigned gpu_instance, unsigned compute_instance) {
+static bool has_node(unsigned minor_number) {
     char node[300];
-    if (strncmp(state_path, "/lib/firmware/", 14))
-        return true;
-    snprintf(node, sizeof node, "%s/nvidia-caps/nvidia-cap%u", device_folder(),
-             mig_capability(gpu, gpu_instance, compute_instance));
-    return !access(node, F_OK);
+    snprintf(node, sizeof node, "%s/nvidia-caps/nvidia-cap%u", device_folder(), minor_number);
+    return !access(node, R_OK);
+}
+
+/* Who has the monitor's node sees all MIG devices: hosts, privileged containers. Others see those whose nodes they were given. */
+static bool is_visible(const struct gpu *gpu, unsigned gpu_instance, unsigned compute_instance) {
+    return has_node(MONITOR_MINOR) || (has_node(mig_capability(gpu, gpu_instance, NVML_NO_INSTANCE)) &&
+                                       has_node(mig_capability(gpu, gpu_instance, compute_instance)));
+}
+
+/* The index that a MIG device has for this process: without the monitor's node, those it does not see are not counted. */
+static unsigned shown_index(const struct gpu *gpu, const struct mig *mig, const struct compute_instance *device) {
+    unsigned index = device->index;
+    if (has_node(MONITOR_MINOR))
+        return index;
+    for (unsigned i = 0; i < MOST_GPU_INSTANCES; i++)
+        for (unsigned j = 0; mig->instances[i].exists && j < MOST_COMPUTE_INSTANCES; j++) {
+            const struct compute_instance *other = &mig->instances[i].compute[j];
+            index -= other->exists && other->index < device->index && !is_visible(gpu, i, j);
+        }
+    return index;
 }
 
 /* -- changes ------------------------------------------------------------------------------------------------------- */
@@ -1124,7 +1139,8 @@ static nvmlReturn_t search(struct gpu *gpu, unsigned index, const char *uuid, nv
     for (unsigned i = 0; mig.enabled && i < MOST_GPU_INSTANCES; i++) {
         for (unsigned j = 0; mig.instances[i].exists && j < MOST_COMPUTE_INSTANCES; j++) {
             const struct compute_instance *compute = &mig.instances[i].compute[j];
-            if (compute->exists && (uuid ? !strcmp(compute->uuid, uuid) : compute->index == index) && is_visible(gpu, i, j))
+            if (compute->exists && is_visible(gpu, i, j) &&
+                (uuid ? !strcmp(compute->uuid, uuid) : shown_index(gpu, &mig, compute) == index))
                 return give_device(gpu, i, j, compute->birth, device);
         }
     }
@@ -1179,6 +1195,16 @@ EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned
     return device->parent ? give(id, device->compute_instance) : NVML_ERROR_NOT_SUPPORTED;
 }
 
+/* The minors of the two capability nodes that a process in a MIG device holds; the real library has no call for it. */
+EXPORT nvmlReturn_t siliconGetCapabilities(nvmlDevice_t device, unsigned *gpu_instance, unsigned *compute_instance) {
+    NEED(device);
+    if (!device->parent)
+        return NVML_ERROR_NOT_SUPPORTED;
+    *gpu_instance = mig_capability(device, device->gpu_instance, NVML_NO_INSTANCE);
+    *compute_instance = mig_capability(device, device->gpu_instance, device->compute_instance);
+    return NVML_SUCCESS;
+}
+
 /* The profiles of a MIG device. */
 static nvmlReturn_t profiles_of(const struct gpu *device, struct profile *of, struct compute_profile *profile) {
     struct gpu_instance *instance;
@@ -1217,7 +1243,7 @@ nvmlReturn_t mig_index(const struct gpu *device, unsigned *index) {
     struct compute_instance *compute;
     struct mig mig;
     nvmlReturn_t result = find_device(device, &mig, &instance, &compute);
-    return result ? result : give(index, compute->index);
+    return result ? result : give(index, shown_index(device, &mig, compute));
 }
 
 unsigned long long mig_memory(const struct gpu *device) {

@@ -3,9 +3,10 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
  * nvidia-smi of a simulated host: -L, --query-gpu, --query-compute-apps, -pm, --gpu-reset, and a short table. Exit statuses are NVML's codes,
- * as with the real program.
+ * as with the real program. Whatever root asks it, it makes the device nodes of MIG's capabilities.
  */
 #define _GNU_SOURCE
+#include "capabilities.h"
 #include "nvml.h"
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MOST_GPUS 64
 #define MOST_COLUMNS 32
@@ -58,6 +60,8 @@ static void start(void) {
             printf("NVML library version: %.7s\n", DRIVER_VERSION);
         exit(result);
     }
+    if (!geteuid())
+        make_capability_nodes();
 }
 
 /* -- GPUs ---------------------------------------------------------------------------------------------------------- */
@@ -263,12 +267,25 @@ static int query_processes(void) {
 
 /* -- the other ways to call it ------------------------------------------------------------------------------------- */
 
+static void list_mig_devices(nvmlDevice_t gpu) {
+    long most = number_of(gpu, "nvmlDeviceGetMaxMigDeviceCount");
+    for (unsigned i = 0; (long)i < most; i++) {
+        nvmlDevice_t device;
+        if (NVML("nvmlDeviceGetMigDeviceHandleByIndex", (nvmlDevice_t, unsigned, nvmlDevice_t *), gpu, i, &device))
+            continue; /* a hole */
+        const char *profile = strstr(text_of(device, "nvmlDeviceGetName"), " MIG ");
+        printf("  MIG %-11s Device %2u: (UUID: ", profile ? profile + 5 : "[N/A]", i);
+        printf("%s)\n", text_of(device, "nvmlDeviceGetUUID"));
+    }
+}
+
 static int list_gpus(void) {
     nvmlDevice_t gpus[MOST_GPUS];
     unsigned found = find(gpus);
     for (unsigned i = 0; i < found; i++) {
         printf("GPU %ld: %s", number_of(gpus[i], "nvmlDeviceGetIndex"), text_of(gpus[i], "nvmlDeviceGetName"));
         printf(" (UUID: %s)\n", text_of(gpus[i], "nvmlDeviceGetUUID"));
+        list_mig_devices(gpus[i]);
     }
     return 0;
 }

@@ -116,6 +116,15 @@ def test_loading_shows_devices_proc_and_drivers_and_unloading_takes_them_away(ma
     assert not (machine.root / "sys/module/nvidia").exists()
 
 
+def test_capabilities_and_their_nodes_have_the_drivers_modes(machine: Machine) -> None:
+    machine.install_driver()
+    kernel.load(machine.host, "nvidia")
+    for minor, name, mode in ((1, "config", 0o400), (2, "monitor", 0o444)):
+        text = (machine.host.silicon / "proc/driver/nvidia/capabilities/mig" / name).read_text()
+        assert text == f"DeviceFileMinor: {minor}\nDeviceFileMode: {mode}\nDeviceFileModify: 1\n"
+        assert (machine.root / f"dev/nvidia-caps/nvidia-cap{minor}").stat().st_mode & 0o777 == mode
+
+
 def test_the_module_list_names_holders(machine: Machine) -> None:
     machine.install_driver()
     kernel.load(machine.host, "nvidia_uvm")
