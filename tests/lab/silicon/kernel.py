@@ -464,7 +464,7 @@ def driver_parameters(host: Host) -> dict[str, str]:
 
 
 def make_nodes(host: Host, nodes: dict[str, tuple[int, int]]) -> None:
-    """Make character devices below /dev, readable and writable by all as NVIDIA's are; capabilities have other modes."""
+    """Make character devices below /dev, readable and writable by all as NVIDIA's are; capabilities have own modes."""
     for name, (major, minor) in nodes.items():
         path = host.root / "dev" / name
         path.parent.mkdir(exist_ok=True)
