@@ -27,7 +27,8 @@ SERVER = """
 import io, json, os, sys, importlib
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-modules = {"mig": importlib.import_module("ansible_collections.onprem.gpu.plugins.modules.mig")}
+names = ("mig", "survey")
+modules = {name: importlib.import_module("ansible_collections.onprem.gpu.plugins.modules." + name) for name in names}
 mig_run = importlib.import_module("ansible_collections.onprem.gpu.plugins.module_utils.mig_run")
 mig_host = importlib.import_module("ansible_collections.onprem.gpu.plugins.module_utils.mig_host")
 
@@ -37,7 +38,7 @@ def module(name, arguments):
     root, user = arguments.pop("_root"), arguments.pop("_user")
     if user:
         os.seteuid(user)
-    mig_host.Host = lambda host=mig_host.Host: host(root)
+    mig_host.Host = modules["survey"].Host = lambda host=mig_host.Host: host(root)
     with patch_module_args(arguments):
         modules[name].main()
 
@@ -81,10 +82,10 @@ class Server:
             text=True,
         )
 
-    def run(self, arguments: dict[str, t.Any], environment: dict[str, str]) -> dict[str, t.Any]:
+    def run(self, module: str, arguments: dict[str, t.Any], environment: dict[str, str]) -> dict[str, t.Any]:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps({"module": ["mig", arguments], "environment": environment}) + "\n")
+        self._process.stdin.write(json.dumps({"module": [module, arguments], "environment": environment}) + "\n")
         self._process.stdin.flush()
         result = json.loads(json.loads(self._process.stdout.readline()))
         if "crashed" in result:
@@ -128,16 +129,22 @@ class ModuleMachine(MigMachine):
         self, check_mode: bool = False, impatient: bool = False, user: int = 0, **options: t.Any
     ) -> dict[str, t.Any]:
         """impatient: what is in use is asked again at once; user: number of the user who runs the module."""
-        arguments = {
-            **options,
-            "_ansible_check_mode": check_mode,
-            "_ansible_diff": True,
-            "_impatient": impatient,
-            "_root": str(self.root),
-            "_user": user,
-        }
+        arguments = {**options, "_ansible_check_mode": check_mode, "_ansible_diff": True, "_impatient": impatient}
+        return self._run("mig", arguments, user)
+
+    def survey(self, **wish: t.Any) -> dict[str, t.Any]:
+        """What the module survey says of a document that wants this layout, the driver's loaded version being there."""
+        version = self.root / "proc/driver/nvidia/version"
+        version.parent.mkdir(parents=True, exist_ok=True)
+        version.write_bytes((self.silicon / "proc/driver/nvidia/version").read_bytes())
+        return self.survey_without_driver(**wish)
+
+    def survey_without_driver(self, **wish: t.Any) -> dict[str, t.Any]:
+        return self._run("survey", {"documents": {"d": {"mig": {**wish, "disrupts": "gpu"}}}}, 0)
+
+    def _run(self, module: str, arguments: dict[str, t.Any], user: int) -> dict[str, t.Any]:
         own = {name: self.environment[name] for name in ("SILICON", "SILICON_DEV")}
-        return self._server.run(arguments, own)
+        return self._server.run(module, {**arguments, "_root": str(self.root), "_user": user}, own)
 
     def layout(self, *entries: str, gpu: int = 0, check_mode: bool = False, **options: t.Any) -> dict[str, t.Any]:
         """Ask one GPU for instances: layout("3g.20gb", "1g.5gb")."""

@@ -96,6 +96,9 @@ RETURN = r"""
         description: State files to compare and perhaps remove.
         type: list
         elements: dict
+      mig:
+        description: Whether the GPUs have to be partitioned.
+        type: bool
       services:
         description: Services whose state differs.
         type: list

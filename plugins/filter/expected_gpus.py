@@ -12,6 +12,9 @@ DOCUMENTATION = r"""
     - Contributors to the onprem.gpu collection (@onprem)
   description:
     - Counts the GPUs on the PCI bus of every host that was looked at, and names the host's node.
+    - GPUs in MIG mode count as what the device plugin makes of their MIG devices. A layout that this run has written
+      counts, else the one that was found.
+  positional: mig_strategy
   options:
     _input:
       description:
@@ -20,6 +23,10 @@ DOCUMENTATION = r"""
       type: list
       elements: dict
       required: true
+    mig_strategy:
+      description: The device plugin's strategy, V(none), V(single) or V(mixed).
+      type: str
+      default: single
 """
 
 EXAMPLES = r"""
@@ -34,6 +41,7 @@ RETURN = r"""
     type: dict
     sample:
       gpu-a: {nvidia.com/gpu: 8}
+      gpu-b: {nvidia.com/mig-3g.40gb: 16}
 """
 
 import typing as t

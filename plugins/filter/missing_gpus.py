@@ -13,7 +13,7 @@ DOCUMENTATION = r"""
   description:
     - Compares what nodes offer to pods with what is expected of them. More than expected is fine, GPUs may be shared.
       Nodes that the labels C(nvidia.com/gpu.deploy.*) keep the device plugin off are not expected to offer anything.
-  positional: expected
+  positional: expected, nothing_else
   options:
     _input:
       description: RV(onprem.gpu.nodes_info#module:nodes).
@@ -23,6 +23,10 @@ DOCUMENTATION = r"""
       description: Counts by node and resource, see P(onprem.gpu.expected_gpus#filter).
       type: dict
       required: true
+    nothing_else:
+      description: Whether resources and labels that tell of another MIG layout are wrong as well.
+      type: bool
+      default: false
 """
 
 EXAMPLES = r"""

@@ -62,6 +62,7 @@ def document_work(document: Document, differences: t.Sequence[Item], fast: bool 
         "checkpoints": [
             item for item in document.get("checkpoints") or [] if ("checkpoint", item["path"]) in different
         ],
+        "mig": bool(document.get("mig")) and (not fast or any(kind == "mig" for kind, _name in different)),
         "services": due("services", "service"),
         "stale_services": [found["name"] for found in differences if _is_stale(found)],
     }

@@ -78,6 +78,24 @@ class CheckpointState(t.NamedTuple):
     problem: str = ""
 
 
+class GpuLayout(t.NamedTuple):
+    """A GPU whose MIG layout has to change: what there is and what is wanted, in words, and both drawn."""
+
+    name: str
+    want: str
+    have: str
+    operations: tuple[str, ...]
+    before: str = ""
+    after: str = ""
+
+
+class MigState(t.NamedTuple):
+    """The GPUs of a host that differ from a layout, or why that cannot be told or reached now."""
+
+    gpus: tuple[GpuLayout, ...] = ()
+    problem: str = ""
+
+
 class Present(t.NamedTuple):
     """Everything the documents mention, as it is on the host, by name or path."""
 
@@ -91,6 +109,7 @@ class Present(t.NamedTuple):
     checkpoints: t.Mapping[tuple[str, str], CheckpointState] = {}  # by path and key
     modified_ns: t.Mapping[str, int] = {}  # files that exist, of restarts_on and newer_than
     initramfs_ns: int | None = None  # of the running kernel; None: there is none
+    mig: t.Mapping[str, MigState] = {}  # by document
 
 
 class Difference(t.NamedTuple):
@@ -146,6 +165,7 @@ def _of_document(name: str, document: Document, present: Present, rewritten: set
         *(_file(name, item, present.files[item["path"]]) for item in first),
         *(_package(name, item, present.packages[item["name"]]) for item in document["packages"]),
         *(_hold(name, item, present.packages[item["name"]]) for item in document["packages"]),
+        *(_mig(name, document["mig"], present.mig[name]) if document["mig"] else ()),
         *(_file(name, item, present.files[item["path"]]) for item in later),
         *(_generated(name, item, present) for item in document["generated"]),
         _initramfs(name, document["initramfs"], present, rewritten),
@@ -401,6 +421,35 @@ def _checkpoint(document: str, item: Item, have: CheckpointState) -> Difference 
         disrupts=item["disrupts"],
         summary=f"remove {item['path']} while {item['service']} is stopped ({shown})",
     )
+
+
+def _mig(document: str, item: Item, have: MigState) -> list[Difference]:
+    if have.problem:
+        return [
+            Difference(
+                document,
+                "mig",
+                "layout",
+                want=item["selected"],
+                have=have.problem,
+                disrupts=item["disrupts"],
+                summary=f"partition the GPUs as {item['selected']} (not possible yet: {have.problem})",
+            )
+        ]
+    return [
+        Difference(
+            document,
+            "mig",
+            gpu.name,
+            want=gpu.want,
+            have=gpu.have,
+            disrupts=item["disrupts"],
+            summary=f"{gpu.name}: {'; '.join(gpu.operations)}",
+            before=gpu.before,
+            after=gpu.after,
+        )
+        for gpu in have.gpus
+    ]
 
 
 def _service(document: str, item: Item, present: Present, rewritten: set[str]) -> Difference | None:

@@ -23,6 +23,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.host import Host
 CHECKPOINT = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
 POD_LOGS = "/var/log/pods"
 RESOURCE_PREFIX = "nvidia.com/"
+POD_USER = re.compile(r"(?:^|.* of )pod ([a-z0-9.-]+/[a-z0-9.-]+)$")
 POD_CGROUP = re.compile(r"/(?:kubepods[^/]*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
 
 
@@ -53,6 +54,13 @@ def described_process(host: Host, pid: int) -> str:
     uid = _pod_of(host.read_text(f"/proc/{pid}/cgroup"))
     pod = f" of pod {_pod_names(host).get(uid, uid)}" if uid else ""
     return f"process {pid}{f' ({command})' if command else ''}{pod}"
+
+
+def pods_and_others(users: t.Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of users as this file names them: the pods, as "namespace/name", and those who are of no pod known by name."""
+    found = {user: POD_USER.match(user) for user in users}
+    pods = dict.fromkeys(match.group(1) for match in found.values() if match)
+    return list(pods), [user for user, match in found.items() if not match]
 
 
 def _pod_entries(host: Host) -> list[tuple[str, list[str]]]:

@@ -199,13 +199,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Blocker:
-    """An instance in use; without gi_id the whole GPU."""
+    """An instance in use; without gi_id the whole GPU. enough: it is one of the fewest that have to be freed."""
 
     users: tuple[str, ...]
     gi_id: int | None = None
     profile: str | None = None
     start: int | None = None
     ci_ids: tuple[int, ...] = ()
+    enough: bool = True
 
 
 class LayoutError(Exception):
@@ -521,7 +522,8 @@ def _refuse_blocked(gpu: Gpu, instances: t.Sequence[GpuInstance], releases: t.Se
     blocking = [by_start[start] for start in sorted({start for release in releases for start in release})]
     stand = "stands" if len(blocking) == 1 else "stand"
     text = f"{named(gpu)}: the layout fits on the empty GPU, but {_in_use(gpu, blocking)} {stand} in its way."
-    raise LayoutError(IN_USE, f"{text} {_what_to_free(releases)}", tuple(_blocker(gpu, each) for each in blocking))
+    blockers = tuple(_blocker(gpu, each, _start(each) in releases[0]) for each in blocking)
+    raise LayoutError(IN_USE, f"{text} {_what_to_free(releases)}", blockers)
 
 
 def _what_to_free(releases: t.Sequence[tuple[int, ...]]) -> str:
@@ -545,13 +547,14 @@ def _in_use(gpu: Gpu, instances: t.Sequence[GpuInstance]) -> str:
     )
 
 
-def _blocker(gpu: Gpu, instance: GpuInstance) -> Blocker:
+def _blocker(gpu: Gpu, instance: GpuInstance, enough: bool = True) -> Blocker:
     return Blocker(
         users=users_of(instance),
         gi_id=instance.id,
         profile=gpu.profile_name(instance.profile_id),
         start=_start(instance),
         ci_ids=tuple(each.id for each in instance.compute_instances if each.users),
+        enough=enough,
     )
 
 

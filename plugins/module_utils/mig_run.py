@@ -21,6 +21,7 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.onprem.gpu.plugins.module_utils import mig_layout
+from ansible_collections.onprem.gpu.plugins.module_utils.gpu_users import pods_and_others
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_config import ConfigError, select
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import (
     Gpu,
@@ -195,8 +196,17 @@ def _waiting(library: Library, pending: Pending, may_reset: bool) -> str:
 
 def _refused(plan: HostPlan) -> Result:
     errors = [mig_layout.error_result(refusal.error) for refusal in plan.refusals]
-    blockers = [blocker for error in errors for blocker in error["blockers"]]
-    return failure(errors[0]["reason"], f"Nothing was changed. {plan.message}", blockers)
+    blockers = [
+        _with_pods(refusal.gpu, found) for refusal, error in zip(plan.refusals, errors) for found in error["blockers"]
+    ]
+    # in_use invites to free what is in the way, which is in vain while another GPU cannot have its layout at all
+    reasons = sorted((error["reason"] for error in errors), key=lambda reason: reason == mig_layout.IN_USE)
+    return failure(reasons[0], f"Nothing was changed. {plan.message}", blockers)
+
+
+def _with_pods(gpu: Gpu, blocker: Result) -> Result:
+    pods, others = pods_and_others(blocker["users"])
+    return {"gpu": gpu.index, **blocker, "pods": pods, "others": others}
 
 
 def failure(reason: str, message: str, blockers: t.Sequence[t.Any] = ()) -> Result:

@@ -13,9 +13,17 @@ import json
 import re
 import typing as t
 
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_offer import (
+    GPU,
+    Devices,
+    devices_of_facts,
+    devices_of_run,
+    not_as_offered,
+    offered,
+)
+
 Values = dict[str, t.Any]
 
-GPU = "nvidia.com/gpu"
 DEFAULT_TAINTS = ({"key": GPU, "value": "present", "effect": "NoSchedule"},)
 LONGEST_SHOWN_VALUE = 100  # characters; a list of tolerations would fill the screen
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -50,6 +58,7 @@ def values(
     overrides: values that win over all others; mappings are merged, lists replaced.
     Raises TaintError.
     """
+    hosts = list(hosts)
     tolerated = tolerations(hosts)
     # In a cluster whose nodes are all tainted, the pods that run once have nowhere else to go; the chart prefers nodes
     # of the control plane for them all the same.
@@ -63,6 +72,8 @@ def values(
         "daemonsets": {"tolerations": tolerated},
         "node-feature-discovery": {name: dict(everywhere) for name in ("worker", "master", "gc")},
     }
+    if any(host.get("gpu_mig_layout") for host in hosts):
+        computed["migManager"] = {"enabled": False}  # by default it would bring every node to all-disabled
     return merged(computed, overrides or {})
 
 
@@ -138,14 +149,21 @@ def _shown(value: t.Any) -> str:
 # --- GPUs ---
 
 
-def expected_gpus(hosts: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, dict[str, int]]:
-    """Return {node: {resource: count}} from the variables of hosts; hosts that were not looked at are left out."""
-    found = {}
-    for host in hosts:
-        facts = host.get("gpu_survey_host")
-        if facts:
-            found[node_of(host)] = {GPU: len(facts["gpus"])}
-    return found
+def expected_gpus(
+    hosts: t.Iterable[t.Mapping[str, t.Any]], mig_strategy: str = "single"
+) -> dict[str, dict[str, int]]:
+    """Return {node: {resource: count}} from the variables of hosts; hosts that were not looked at are left out.
+
+    mig_strategy: of the device plugin. A layout that this run wrote counts, else the one that was found.
+    """
+    looked_at = [host for host in hosts if host.get("gpu_survey_host")]
+    return {node_of(host): offered(_devices(host), mig_strategy) for host in looked_at}
+
+
+def _devices(host: t.Mapping[str, t.Any]) -> list[Devices]:
+    run = host.get("gpu_survey_mig") or {}
+    gpus = run.get("after") or run.get("before")
+    return devices_of_run(gpus) if gpus else devices_of_facts(host["gpu_survey_host"]["gpus"])
 
 
 def node_of(host: t.Mapping[str, t.Any]) -> str:
@@ -160,12 +178,15 @@ def node_of(host: t.Mapping[str, t.Any]) -> str:
 
 
 def missing_gpus(
-    nodes: t.Mapping[str, t.Mapping[str, t.Any]], expected: t.Mapping[str, t.Mapping[str, int]]
+    nodes: t.Mapping[str, t.Mapping[str, t.Any]],
+    expected: t.Mapping[str, t.Mapping[str, int]],
+    nothing_else: bool = False,
 ) -> dict[str, str]:
     """Return {node: sentence} for every node that offers less than it should.
 
-    nodes: as onprem.gpu.nodes_info returns them. More than expected is fine: GPUs may be shared or partitioned. A node
-    that an admin keeps the device plugin off is not expected to offer anything.
+    nodes: as onprem.gpu.nodes_info returns them. More than expected is fine: GPUs may be shared. A node that an admin
+    keeps the device plugin off is not expected to offer anything. nothing_else: resources and labels of another MIG
+    layout are wrong as well.
     """
     found = {}
     for name, wanted in sorted(expected.items()):
@@ -173,9 +194,10 @@ def missing_gpus(
         if node is None:
             found[name] = "is not a node of the cluster"
         elif not any(node["labels"].get(switch) == "false" for switch in _SWITCHES):
-            short = [_shortage(resource, node, count) for resource, count in sorted(wanted.items())]
-            if any(short):
-                found[name] = " and ".join(filter(None, short)) + ("" if node["ready"] else "; it is not Ready")
+            wrong = [_shortage(resource, node, count) for resource, count in sorted(wanted.items())]
+            wrong += not_as_offered(node, wanted) if nothing_else else []
+            if any(wrong):
+                found[name] = " and ".join(filter(None, wrong)) + ("" if node["ready"] else "; it is not Ready")
     return found
 
 

@@ -151,8 +151,19 @@ RULES: dict[str, dict[str, Rule]] = {
         "disrupts": DISRUPTS,
     },
 }
-INITRAMFS_RULES = {"newer_than": PATHS, "disrupts": DISRUPTS}
-SECTIONS = (*RULES, "initramfs")
+# Sections that are one item and no list.
+SINGLE_RULES: dict[str, dict[str, Rule]] = {
+    "initramfs": {"newer_than": PATHS, "disrupts": DISRUPTS},
+    "mig": {
+        "selected": Rule("the name of a layout, as text", _is_text, required=True),
+        "config": Rule(
+            "a mapping with version and mig-configs, or null", lambda value: value is None or isinstance(value, dict)
+        ),
+        "reset": Rule("true or false", _is_true_or_false, False),
+        "disrupts": DISRUPTS,
+    },
+}
+SECTIONS = (*RULES, *SINGLE_RULES)
 
 
 def checked_documents(documents: t.Any) -> Documents:
@@ -177,7 +188,8 @@ def _document(place: str, found: t.Any, problems: list[str]) -> Document:
         return {}
     problems.extend(_unknown_keys(place, found, SECTIONS))
     document: Document = {section: _section(place, section, found.get(section), problems) for section in RULES}
-    document["initramfs"] = _initramfs(f"{place}.initramfs", found.get("initramfs"), problems)
+    for section, rules in SINGLE_RULES.items():
+        document[section] = _single(f"{place}.{section}", rules, found.get(section), problems)
     return document
 
 
@@ -194,8 +206,8 @@ def _section(place: str, section: str, found: t.Any, problems: list[str]) -> lis
     return items
 
 
-def _initramfs(place: str, found: t.Any, problems: list[str]) -> Item | None:
-    return None if found is None else _item(place, INITRAMFS_RULES, found, problems)
+def _single(place: str, rules: t.Mapping[str, Rule], found: t.Any, problems: list[str]) -> Item | None:
+    return None if found is None else _item(place, rules, found, problems)
 
 
 def _item(place: str, rules: t.Mapping[str, Rule], found: t.Any, problems: list[str]) -> Item:

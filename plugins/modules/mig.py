@@ -184,10 +184,46 @@ reason:
   type: str
   sample: in_use
 blockers:
-  description: Instances in use that stand in the way, with C(gi_id), C(profile), C(start), C(ci_ids) and C(users).
+  description: Instances in use that stand in the way.
   returned: failure
   type: list
   elements: dict
+  contains:
+    gpu:
+      description: Number of the GPU in NVML's order.
+      type: int
+    gi_id:
+      description: Number of the GPU instance; V(null) when the whole GPU is held.
+      type: int
+    profile:
+      description: Its profile.
+      type: str
+    start:
+      description: Its first memory slice.
+      type: int
+    ci_ids:
+      description: Numbers of the compute instances in use.
+      type: list
+      elements: int
+    users:
+      description: Who uses it, for people.
+      type: list
+      elements: str
+      sample: [pod team-a/train-0, process 4711 (python3)]
+    pods:
+      description: The pods among them.
+      type: list
+      elements: str
+      sample: [team-a/train-0]
+    others:
+      description: Users that belong to no pod.
+      type: list
+      elements: str
+      sample: [process 4711 (python3)]
+    enough:
+      description:
+        - Where several ways lead to the layout, the instances of one of them have V(true). It is enough to free these.
+      type: bool
 notes:
   description: What is worth knowing, such as GPUs that were skipped because they have no MIG mode.
   returned: success

@@ -53,8 +53,13 @@ options:
       - C(checkpoints) is a list of JSON files of a daemon that must agree with its configuration, or not be there.
         C(path), C(key), C(value) and C(service) are required. A file that has another C(value) under C(key) differs;
         it is removed while C(service) is stopped. Dots in C(key) lead into nested objects.
+      - C(mig) is a dictionary with the MIG layout of the host's GPUs. C(selected) is required; C(config) and C(reset)
+        may be missing. They are those of M(onprem.gpu.mig), whose planner tells what differs.
     type: dict
     required: true
+  _nvidia_ml_py:
+    description: The controller's nvidia-ml-py, which the controller's half of the module sends. Not for playbooks.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -139,11 +144,13 @@ differences:
     kind:
       description:
         - V(unfinished) (an interrupted package transaction), V(file), V(package), V(hold), V(generated), V(initramfs),
-          V(module), V(checkpoint) or V(service).
+          V(module), V(checkpoint), V(mig) or V(service).
       type: str
       sample: package
     name:
-      description: Name or path of the item. V(dpkg) or V(rpm) for V(unfinished), V(initramfs) for V(initramfs).
+      description:
+        - Name or path of the item. V(dpkg) or V(rpm) for V(unfinished), V(initramfs) for V(initramfs), a GPU such as
+          V(GPU 0) for V(mig), and V(layout) where the layout cannot be compared or reached now.
       type: str
       sample: nvidia-open
     want:
@@ -211,11 +218,14 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.gpu.plugins.module_utils.drift import Difference, differences, disruptions
 from ansible_collections.onprem.gpu.plugins.module_utils.host import Host, HostError
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_survey import layouts
 from ansible_collections.onprem.gpu.plugins.module_utils.present_state import read_present
 from ansible_collections.onprem.gpu.plugins.module_utils.state_document import DocumentError, checked_documents
 
 ARGUMENTS: dict[str, t.Any] = {
     "documents": {"type": "dict", "required": True},
+    # nvidia-ml-py's source, from the action plugin; no_log keeps it out of logs and results.
+    "_nvidia_ml_py": {"type": "str", "no_log": True},
 }
 
 
@@ -236,7 +246,10 @@ def main() -> None:
     host = Host()
     try:
         documents = checked_documents(module.params["documents"])
-        found = differences(documents, read_present(host, documents))
+        present = read_present(host, documents)._replace(
+            mig=layouts(host, module.params["_nvidia_ml_py"], documents)
+        )
+        found = differences(documents, present)
     except DocumentError as error:
         module.fail_json(msg=f"The state documents have mistakes: {' '.join(error.problems)}", problems=error.problems)
     except HostError as error:

@@ -30,10 +30,12 @@ class WithNvml(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        source = nvidia_ml_py()
-        if source is None:
-            return {**result, "failed": True, "msg": MISSING}
-        arguments = {**self._task.args, "_nvidia_ml_py": packed_source(source)}
+        arguments = dict(self._task.args)
+        if self.needs_nvml(arguments):
+            source = nvidia_ml_py()
+            if source is None:
+                return {**result, "failed": True, "msg": MISSING}
+            arguments["_nvidia_ml_py"] = packed_source(source)
         result.update(
             self._execute_module(
                 module_name=self.module,
@@ -43,6 +45,10 @@ class WithNvml(ActionBase):
             )
         )
         return result
+
+    def needs_nvml(self, arguments: dict[str, t.Any]) -> bool:
+        """Whether the module, called with these arguments, asks NVML."""
+        return True
 
 
 def nvidia_ml_py() -> bytes | None:

@@ -50,7 +50,33 @@ def test_a_slice_of_a_pod_in_the_way_is_named_with_its_pod(machine: t.Any) -> No
     result = host.layout("3g.40gb", "3g.40gb")
     assert (result["failed"], result["reason"], host.calls()) == (True, "in_use", [])
     assert "pod team-a/train-0" in result["msg"]
-    assert result["blockers"][0]["users"] == ["pod team-a/train-0"]
+    [blocker] = result["blockers"]
+    assert (blocker["users"], blocker["pods"]) == (["pod team-a/train-0"], ["team-a/train-0"])
+    assert (blocker["gpu"], blocker["others"], blocker["enough"]) == (0, [], True)
+
+
+def test_of_several_ways_to_a_layout_one_is_named(machine: t.Any) -> None:
+    host = machine("A100-SXM-40GB")
+    host.prepare(*(f"1g.5gb@{start}" for start in range(7)))
+    for start in (1, 5):
+        host.mark_busy(host._place(0, start) + ".ci.0", 1)
+    result = host.layout("3g.20gb", "1g.5gb", "1g.5gb")
+    assert [(blocker["start"], blocker["enough"]) for blocker in result["blockers"]] == [(1, True), (5, False)]
+    assert [(blocker["pods"], len(blocker["others"])) for blocker in result["blockers"]] == [([], 1), ([], 1)]
+
+
+def test_what_can_never_be_is_not_told_as_in_use(machine: t.Any) -> None:
+    """A caller that frees slices in use would do so in vain."""
+    host = machine(H100, H100)
+    host.prepare("1g.10gb@1*")
+    host.prepare(gpu=1)
+    wanted = [
+        {"devices": [0], "mig-enabled": True, "mig-devices": {"7g.80gb": 1}},
+        {"devices": [1], "mig-enabled": True, "mig-devices": {"1g.10gb": 1, "no-such": 1}},
+    ]
+    assert host.run(layout=wanted)["reason"] == "invalid"
+    wanted[1]["mig-devices"] = {"1g.5gb": 1}
+    assert host.run(layout=wanted)["reason"] != "in_use"
 
 
 def test_a_pod_that_is_over_holds_nothing(machine: t.Any) -> None:

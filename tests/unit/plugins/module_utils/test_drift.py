@@ -17,6 +17,8 @@ from ansible_collections.onprem.gpu.plugins.module_utils.drift import (
     Difference,
     FileState,
     GeneratedContent,
+    GpuLayout,
+    MigState,
     ModuleState,
     PackageState,
     Present,
@@ -38,7 +40,7 @@ def present_of(documents: Documents) -> Present:
     items = {
         section: [item for document in every for item in document[section]]
         for section in every[0]
-        if section != "initramfs"
+        if section not in ("initramfs", "mig")
     }
     files = {item["path"]: _file_of(item) for item in items["files"]}
     output = {tuple(item["argv"]): b"printed by " + item["argv"][0].encode() for item in items["generated"]}
@@ -57,6 +59,7 @@ def present_of(documents: Documents) -> Present:
         },
         modified_ns={path: BEFORE for path, file in files.items() if file.kind == "file"},
         initramfs_ns=WHEN_STARTED,
+        mig={name: MigState() for name, document in documents.items() if document["mig"]},
     )
 
 
@@ -592,3 +595,30 @@ def test_a_result_is_plain_text_without_the_diff():
         "disrupts": "none",
         "summary": "install a",
     }
+
+
+# --- MIG --------------------------------------------------------------------------------------------------------------
+
+
+def mig_differences(state: MigState) -> list[Difference]:
+    documents = checked_documents({"d": {"mig": {"selected": "all-balanced", "disrupts": "gpu"}}})
+    return differences(documents, Present(mig={"d": state}))
+
+
+def test_gpus_that_have_their_layout_do_not_differ() -> None:
+    assert mig_differences(MigState()) == []
+
+
+def test_each_gpu_with_another_layout_differs() -> None:
+    first = GpuLayout("GPU 0", "MIG on, 2 x 3g.40gb", "MIG off", ("enable MIG mode", "create 3g.40gb"), "a\n", "b\n")
+    second = GpuLayout("GPU 3", "MIG on, no instances", "MIG on, 7g.80gb", ("destroy 7g.80gb",))
+    found = mig_differences(MigState((first, second)))
+    assert [difference.id for difference in found] == ["d/mig/GPU 0", "d/mig/GPU 3"]
+    assert (found[0].want, found[0].have, found[0].disrupts) == ("MIG on, 2 x 3g.40gb", "MIG off", "gpu")
+    assert found[0].summary == "GPU 0: enable MIG mode; create 3g.40gb"
+    assert (found[0].as_diff()["before"], found[0].as_diff()["after"]) == ("a\n", "b\n")
+
+
+def test_a_layout_that_cannot_be_compared_differs_and_says_why() -> None:
+    [found] = mig_differences(MigState(problem="the NVIDIA driver is not loaded"))
+    assert (found.id, found.want, found.have) == ("d/mig/layout", "all-balanced", "the NVIDIA driver is not loaded")

@@ -25,6 +25,7 @@ def test_an_empty_document_wants_nothing():
             "services": [],
             "checkpoints": [],
             "initramfs": None,
+            "mig": None,
         }
     }
 
@@ -113,6 +114,8 @@ def test_a_mode_of_three_digits_gets_its_fourth():
             'restarts_on is "/x"; it must be a list of absolute paths',
         ),
         ({"initramfs": []}, "documents.d.initramfs is []; it must be a dictionary with the keys newer_than, disrupts."),
+        ({"mig": {"config": {}}}, "documents.d.mig.selected is missing; it must be the name of a layout, as text."),
+        ({"mig": {"selected": False}}, "documents.d.mig.selected is false; it must be the name of a layout, as text."),
         ({"initramfs": {"newer": []}}, "documents.d.initramfs.newer is not known here; the known keys are newer_than"),
         ({"checkpoints": [{"path": "/x", "key": "k", "value": "v"}]}, "documents.d.checkpoints[0].service is missing;"),
     ],
