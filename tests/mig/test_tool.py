@@ -13,7 +13,6 @@ import os
 import random
 import subprocess
 import time
-import typing as t
 from collections.abc import Callable
 from pathlib import Path
 
@@ -413,6 +412,8 @@ def test_the_service_runs_the_program(node: Make) -> None:
 
 
 def test_no_kubelet_starts_before_or_without_the_layout() -> None:
-    before, required = (set(unit()[section][key].split()) for section, key in (("Unit", "Before"), ("Install", "RequiredBy")))
+    before, required = (
+        set(unit()[section][key].split()) for section, key in (("Unit", "Before"), ("Install", "RequiredBy"))
+    )
     assert required == KUBELETS
     assert before == {*KUBELETS, "nvidia-cdi-refresh.service", "nvidia-dcgm.service"}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from mig_notation import carried_out, layout, make_gpu, make_wanted_on
+from mig_notation import USER, carried_out, layout, make_gpu, make_wanted_on
 
 from ansible_collections.onprem.gpu.plugins.filter.mig_plan import mig_plan
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import Mode, foreseen, plan
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_models import MIG_MODELS
-from ansible_collections.onprem.gpu.plugins.module_utils.mig_picture import WIDTH, bars
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_picture import WIDTH, bars, users
 
 
 def pieces(line: str) -> list[str]:
@@ -37,6 +37,16 @@ def test_use_and_halves_are_marked() -> None:
     assert "/" in empty
     assert set(free) == {"."}
     assert "2" in divided.replace("3g.20gb", "")
+
+
+def test_each_user_has_a_line() -> None:
+    gpu = make_gpu("A100-40GB", "2g@0* 1g@2 3g[1*,2*]@4", users=("pod team-a/train-0",))
+    assert users(gpu) == [
+        "the whole GPU: pod team-a/train-0",
+        f"2g.10gb at slices 0-1: {USER}",
+        f"3g.20gb at slices 4-7: {USER}",
+    ]
+    assert users(make_gpu("A100-40GB", "2g@0 1g@2")) == []
 
 
 def test_modes_without_instances() -> None:
