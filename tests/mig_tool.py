@@ -80,7 +80,10 @@ class ToolMachine(ModuleMachine):
 
     def last(self) -> dict[str, t.Any] | None:
         """What the last apply left for everybody to read."""
-        return json.loads(self._state_file.read_text()) if self._state_file.exists() else None
+        try:
+            return t.cast("dict[str, t.Any]", json.loads(self._state_file.read_text()))
+        except FileNotFoundError:
+            return None
 
     def unload_driver(self) -> None:
         with self.edit() as state:
