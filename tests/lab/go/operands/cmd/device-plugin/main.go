@@ -89,7 +89,10 @@ func serveOnce(ctx context.Context, config settings) error {
 	}
 	resources, err := gpu.Resources(devices, config.strategy)
 	if err != nil {
-		log.Printf("nothing is offered: %v", err)
+		return fmt.Errorf("%w (the real plugin stops here too)", err)
+	}
+	if len(resources) == 0 {
+		log.Print("there is nothing to offer: waiting")
 	}
 	// Taken before the registration: a kubelet that restarts meanwhile is then noticed.
 	kubelet := socketIdentity(config.sockets)

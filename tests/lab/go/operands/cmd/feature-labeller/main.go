@@ -23,6 +23,7 @@ import (
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
+	"onprem.gpu/lab/operands/internal/gpu"
 	"onprem.gpu/lab/operands/internal/kube"
 	"onprem.gpu/lab/operands/internal/labels"
 )
@@ -151,40 +152,44 @@ func readNode(lib nvml.Interface) (labels.Node, error) {
 		return node, fmt.Errorf("counting GPUs: %s", lib.ErrorString(ret))
 	}
 	for index := range count {
-		gpu, err := readGPU(lib, index)
+		found, err := readGPU(lib, index)
 		if err != nil {
 			return node, fmt.Errorf("reading GPU %d: %w", index, err)
 		}
-		node.GPUs = append(node.GPUs, gpu)
+		node.GPUs = append(node.GPUs, found)
 	}
 	return node, nil
 }
 
 func readGPU(lib nvml.Interface, index int) (labels.GPU, error) {
-	gpu := labels.GPU{}
+	found := labels.GPU{}
 	handle, ret := lib.DeviceGetHandleByIndex(index)
 	if ret != nvml.SUCCESS {
-		return gpu, fmt.Errorf("opening it: %s", lib.ErrorString(ret))
+		return found, fmt.Errorf("opening it: %s", lib.ErrorString(ret))
 	}
-	if gpu.Product, ret = handle.GetName(); ret != nvml.SUCCESS {
-		return gpu, fmt.Errorf("name: %s", lib.ErrorString(ret))
+	if found.Product, ret = handle.GetName(); ret != nvml.SUCCESS {
+		return found, fmt.Errorf("name: %s", lib.ErrorString(ret))
 	}
 	memory, ret := handle.GetMemoryInfo()
 	if ret != nvml.SUCCESS {
-		return gpu, fmt.Errorf("memory: %s", lib.ErrorString(ret))
+		return found, fmt.Errorf("memory: %s", lib.ErrorString(ret))
 	}
-	gpu.MemoryMiB = memory.Total >> 20
-	if gpu.Major, gpu.Minor, ret = handle.GetCudaComputeCapability(); ret != nvml.SUCCESS {
-		return gpu, fmt.Errorf("compute capability: %s", lib.ErrorString(ret))
+	found.MemoryMiB = memory.Total >> 20
+	if found.Major, found.Minor, ret = handle.GetCudaComputeCapability(); ret != nvml.SUCCESS {
+		return found, fmt.Errorf("compute capability: %s", lib.ErrorString(ret))
 	}
 	_, _, ret = handle.GetMigMode()
-	gpu.MIG = ret == nvml.SUCCESS
+	found.MIG = ret == nvml.SUCCESS
+	var err error
+	if found.Slices, found.MIGMode, err = gpu.ReadMIG(handle); err != nil {
+		return found, err
+	}
 	pci, ret := handle.GetPciInfo()
 	if ret != nvml.SUCCESS {
-		return gpu, fmt.Errorf("PCI address: %s", lib.ErrorString(ret))
+		return found, fmt.Errorf("PCI address: %s", lib.ErrorString(ret))
 	}
-	gpu.PCIClass = line(fmt.Sprintf("%s/sys/bus/pci/devices/%04x:%02x:%02x.0/class", *root, pci.Domain, pci.Bus, pci.Device))
-	return gpu, nil
+	found.PCIClass = line(fmt.Sprintf("%s/sys/bus/pci/devices/%04x:%02x:%02x.0/class", *root, pci.Domain, pci.Bus, pci.Device))
+	return found, nil
 }
 
 func switchOperands(ctx context.Context, api *kube.Client) error {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
 
 // UnknownNUMA is the NUMA node of a device whose place the kernel does not know.
@@ -16,12 +18,12 @@ const UnknownNUMA = -1
 
 // Device is one thing a container can be given: a whole GPU, or one MIG device of it.
 type Device struct {
-	UUID    string
-	Index   string // "0" for a GPU, "0:1" for its second MIG device: the names nvidia-ctk gives them
-	BusID   string // of the GPU, as sysfs writes it: 0000:1b:00.0
-	NUMA    int
-	Profile string // of a MIG device, "1g.10gb"; empty for a whole GPU
-	Parent  string // UUID of the GPU that an XID event names; a whole GPU's own
+	UUID   string
+	Index  string // "0" for a GPU, "0:1" for its second MIG device: the names nvidia-ctk gives them
+	BusID  string // of the GPU, as sysfs writes it: 0000:1b:00.0
+	NUMA   int
+	MIG    *MIG   // nil for a whole GPU
+	Parent string // UUID of the GPU that an XID event names; a whole GPU's own
 }
 
 // Strategy says how MIG devices are offered, in the words of the real device plugin.
@@ -43,14 +45,18 @@ func ParseStrategy(word string) (Strategy, error) {
 }
 
 // Resources sorts devices under the resource names they are offered as. Discover has already left out what the strategy does not offer.
+// As with the real plugin, one device that the strategy cannot name is an error of the whole node.
 func Resources(devices []Device, strategy Strategy) (map[string][]Device, error) {
 	if strategy == Single {
-		if err := demandOneProfile(devices); err != nil {
+		if err := demandOneKind(devices); err != nil {
 			return nil, err
 		}
 	}
 	offered := map[string][]Device{}
 	for _, device := range devices {
+		if strategy == Mixed && device.MIG != nil && !device.MIG.FillsInstance() {
+			return nil, fmt.Errorf("MIG device %s: there is no resource for profile %s", device.Index, device.MIG.Profile)
+		}
 		name := resourceName(device, strategy)
 		offered[name] = append(offered[name], device)
 	}
@@ -58,29 +64,39 @@ func Resources(devices []Device, strategy Strategy) (map[string][]Device, error)
 }
 
 func resourceName(device Device, strategy Strategy) string {
-	if strategy != Mixed || device.Profile == "" {
+	if strategy != Mixed || device.MIG == nil {
 		return "nvidia.com/gpu"
 	}
-	return "nvidia.com/mig-" + strings.ReplaceAll(device.Profile, "+", ".")
+	return "nvidia.com/mig-" + device.MIG.ResourceProfile()
 }
 
-func demandOneProfile(devices []Device) error {
-	profiles := map[string]bool{}
+// kind is what tells devices apart: two that have the same profile may still differ.
+type kind struct {
+	profile    string
+	attributes nvml.DeviceAttributes
+}
+
+func demandOneKind(devices []Device) error {
+	kinds := map[kind]bool{}
 	for _, device := range devices {
-		profiles[device.Profile] = true
+		kinds[kindOf(device)] = true
 	}
-	if len(profiles) < 2 {
+	if len(kinds) < 2 {
 		return nil
 	}
-	var names []string
-	for profile := range profiles {
-		if profile == "" {
-			profile = "whole GPUs"
-		}
-		names = append(names, profile)
+	var found []string
+	for one := range kinds {
+		found = append(found, one.profile)
 	}
-	sort.Strings(names)
-	return fmt.Errorf("MIG strategy single needs one profile on the whole node, found %s", strings.Join(names, ", "))
+	sort.Strings(found)
+	return fmt.Errorf("MIG strategy single needs one kind of device on the whole node, found %s", strings.Join(found, ", "))
+}
+
+func kindOf(device Device) kind {
+	if device.MIG == nil {
+		return kind{profile: "whole GPUs"}
+	}
+	return kind{device.MIG.Profile, device.MIG.Attributes}
 }
 
 // Prefer picks count of the available devices: those that must be in, then from the NUMA node that can serve most of the rest. The order of

@@ -14,7 +14,9 @@ import (
 
 func whole(uuid string, numa int) Device { return Device{UUID: uuid, NUMA: numa, Parent: uuid} }
 
-func slice(uuid, profile string) Device { return Device{UUID: uuid, Profile: profile, Parent: "GPU-0"} }
+func slice(uuid, profile string) Device {
+	return Device{UUID: uuid, Index: "0:0", MIG: &MIG{UUID: uuid, Profile: profile}, Parent: "GPU-0"}
+}
 
 func TestResourcesAreNamedByTheStrategy(t *testing.T) {
 	devices := []Device{whole("GPU-1", 0), slice("MIG-a", "1g.10gb"), slice("MIG-b", "1g.10gb+me")}
@@ -37,6 +39,17 @@ func TestSingleStrategyRefusesUnlikeDevices(t *testing.T) {
 	_, err := Resources([]Device{whole("GPU-1", 0), slice("MIG-a", "1g.10gb")}, Single)
 	if err == nil || !strings.Contains(err.Error(), "1g.10gb, whole GPUs") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestMixedStrategyHasNoResourceForAPartOfAGPUInstance(t *testing.T) {
+	part := slice("MIG-a", "1c.3g.40gb")
+	part.MIG.Attributes.GpuInstanceSliceCount, part.MIG.Attributes.ComputeInstanceSliceCount = 3, 1
+	if _, err := Resources([]Device{slice("MIG-b", "3g.40gb"), part}, Mixed); err == nil || !strings.Contains(err.Error(), "1c.3g.40gb") {
+		t.Errorf("mixed: %v", err)
+	}
+	if offered, err := Resources([]Device{part, part}, Single); err != nil || len(offered["nvidia.com/gpu"]) != 2 {
+		t.Errorf("single: %v %v, wanted two nvidia.com/gpu", offered, err)
 	}
 }
 

@@ -5,6 +5,7 @@
 package gpu
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,7 +30,7 @@ func Discover(lib nvml.Interface, sysfs string, strategy Strategy) ([]Device, er
 		}
 		found, err := offered(handle, index, sysfs, strategy)
 		if err != nil {
-			return nil, fmt.Errorf("reading GPU %d: %w", index, err)
+			return nil, fmt.Errorf("GPU %d: %w", index, err)
 		}
 		devices = append(devices, found...)
 	}
@@ -44,14 +45,22 @@ func offered(handle nvml.Device, index int, sysfs string, strategy Strategy) ([]
 	if strategy == None {
 		return []Device{whole}, nil
 	}
-	mode, _, ret := handle.GetMigMode()
-	if ret == nvml.ERROR_NOT_SUPPORTED || (ret == nvml.SUCCESS && mode != nvml.DEVICE_MIG_ENABLE) {
+	slices, enabled, err := ReadMIG(handle)
+	switch {
+	case err != nil:
+		return nil, err
+	case !enabled:
 		return []Device{whole}, nil
+	case len(slices) == 0 && strategy == Single:
+		return nil, errors.New("it is in MIG mode and has no MIG devices")
 	}
-	if ret != nvml.SUCCESS {
-		return nil, fmt.Errorf("MIG mode: %v", nvml.ErrorString(ret))
+	var devices []Device
+	for _, slice := range slices {
+		device := whole
+		device.UUID, device.Index, device.MIG = slice.UUID, fmt.Sprintf("%s:%d", whole.Index, slice.Index), &slice
+		devices = append(devices, device)
 	}
-	return migDevices(handle, whole)
+	return devices, nil
 }
 
 func wholeGPU(handle nvml.Device, index int, sysfs string) (Device, error) {
@@ -65,48 +74,6 @@ func wholeGPU(handle nvml.Device, index int, sysfs string) (Device, error) {
 	}
 	busID := fmt.Sprintf("%04x:%02x:%02x.0", pci.Domain, pci.Bus, pci.Device)
 	return Device{UUID: uuid, Index: strconv.Itoa(index), BusID: busID, NUMA: numaNode(sysfs, busID), Parent: uuid}, nil
-}
-
-func migDevices(handle nvml.Device, whole Device) ([]Device, error) {
-	most, ret := handle.GetMaxMigDeviceCount()
-	if ret != nvml.SUCCESS {
-		return nil, fmt.Errorf("number of MIG devices: %s", nvml.ErrorString(ret))
-	}
-	var devices []Device
-	for position := range most {
-		mig, ret := handle.GetMigDeviceHandleByIndex(position)
-		if ret == nvml.ERROR_NOT_FOUND || ret == nvml.ERROR_INVALID_ARGUMENT {
-			continue
-		}
-		if ret != nvml.SUCCESS {
-			return nil, fmt.Errorf("MIG device %d: %s", position, nvml.ErrorString(ret))
-		}
-		device, err := migDevice(mig, whole, position)
-		if err != nil {
-			return nil, fmt.Errorf("MIG device %d: %w", position, err)
-		}
-		devices = append(devices, device)
-	}
-	return devices, nil
-}
-
-func migDevice(mig nvml.Device, whole Device, position int) (Device, error) {
-	uuid, ret := mig.GetUUID()
-	if ret != nvml.SUCCESS {
-		return Device{}, fmt.Errorf("UUID: %s", nvml.ErrorString(ret))
-	}
-	name, ret := mig.GetName()
-	if ret != nvml.SUCCESS {
-		return Device{}, fmt.Errorf("name: %s", nvml.ErrorString(ret))
-	}
-	// NVML names MIG devices "NVIDIA H100 80GB HBM3 MIG 1g.10gb".
-	_, profile, found := strings.Cut(name, " MIG ")
-	if !found {
-		return Device{}, fmt.Errorf("no profile in its name %q", name)
-	}
-	device := whole
-	device.UUID, device.Profile, device.Index = uuid, profile, fmt.Sprintf("%s:%d", whole.Index, position)
-	return device, nil
 }
 
 // numaNode is where the kernel says the GPU hangs, or UnknownNUMA. A node the kernel does not list is unknown too: the kubelet could

@@ -8,8 +8,11 @@ package labels
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+
+	"onprem.gpu/lab/operands/internal/gpu"
 )
 
 // GPU is what feature discovery says about one kind of GPU.
@@ -18,7 +21,9 @@ type GPU struct {
 	MemoryMiB uint64
 	Major     int // compute capability
 	Minor     int
-	MIG       bool   // can do MIG
+	MIG       bool // can do MIG
+	MIGMode   bool // and does
+	Slices    []gpu.MIG
 	PCIClass  string // "0x030200"
 }
 
@@ -34,20 +39,24 @@ type Node struct {
 
 var forbidden = regexp.MustCompile("[^A-Za-z0-9-_. ]")
 
-// Features are the labels of GPU feature discovery. Of a node with different GPUs they describe the first kind, as the real one does.
+// Features are the labels of GPU feature discovery. Of a node with different GPUs they describe one kind, that of the first whole GPU
+// or, without one, of the first GPU; the real one takes any.
 func Features(node Node) map[string]string {
 	if len(node.GPUs) == 0 {
 		return map[string]string{}
 	}
-	first := node.GPUs[0]
+	described := node.GPUs[0]
+	if whole := slices.IndexFunc(node.GPUs, func(gpu GPU) bool { return !gpu.MIGMode }); whole >= 0 {
+		described = node.GPUs[whole]
+	}
 	labels := map[string]string{
 		"nvidia.com/gfd.timestamp":        strconv.FormatInt(node.Started, 10),
-		"nvidia.com/gpu.count":            strconv.Itoa(sameAs(first, node.GPUs)),
-		"nvidia.com/gpu.product":          value(first.Product, ""),
-		"nvidia.com/gpu.memory":           strconv.FormatUint(first.MemoryMiB, 10),
-		"nvidia.com/gpu.family":           family(first.Major, first.Minor),
-		"nvidia.com/gpu.compute.major":    strconv.Itoa(first.Major),
-		"nvidia.com/gpu.compute.minor":    strconv.Itoa(first.Minor),
+		"nvidia.com/gpu.count":            strconv.Itoa(sameAs(described, node.GPUs)),
+		"nvidia.com/gpu.product":          value(described.Product, ""),
+		"nvidia.com/gpu.memory":           strconv.FormatUint(described.MemoryMiB, 10),
+		"nvidia.com/gpu.family":           family(described.Major, described.Minor),
+		"nvidia.com/gpu.compute.major":    strconv.Itoa(described.Major),
+		"nvidia.com/gpu.compute.minor":    strconv.Itoa(described.Minor),
 		"nvidia.com/gpu.replicas":         "1",
 		"nvidia.com/gpu.sharing-strategy": "none",
 		"nvidia.com/gpu.mode":             mode(node.GPUs),
@@ -56,17 +65,18 @@ func Features(node Node) map[string]string {
 		"nvidia.com/mps.capable":          "false",
 		"nvidia.com/vgpu.present":         "false",
 	}
-	if node.MIGStrategy != "none" {
-		labels["nvidia.com/mig.strategy"] = node.MIGStrategy
+	if described.MIGMode {
+		labels["nvidia.com/gpu.replicas"] = "0"
 	}
 	addVersions(labels, node.DriverVersion, node.CUDAVersion)
+	addMIG(labels, node)
 	return labels
 }
 
-func sameAs(first GPU, gpus []GPU) int {
+func sameAs(described GPU, gpus []GPU) int {
 	count := 0
 	for _, gpu := range gpus {
-		if gpu.Product == first.Product {
+		if gpu.Product == described.Product {
 			count++
 		}
 	}

@@ -88,6 +88,19 @@ func TestTheOperatorOnlyFillsGaps(t *testing.T) {
 	}
 }
 
+func TestTheOperatorLeavesAPausedOperandAlone(t *testing.T) {
+	labels := map[string]string{HasNVIDIA: "true", "nvidia.com/mig.capable": "true"}
+	for name, value := range OperatorPatch(labels) {
+		labels[name] = *value
+	}
+	for _, name := range []string{"device-plugin", "gpu-feature-discovery", "mig-manager"} {
+		labels["nvidia.com/gpu.deploy."+name] = "paused-for-mig-change"
+	}
+	if patch := OperatorPatch(labels); len(patch) != 0 {
+		t.Errorf("the operator changes %v", patch)
+	}
+}
+
 func TestTheOperatorTakesItsSwitchesAway(t *testing.T) {
 	there := map[string]string{GPUPresent: "true", "nvidia.com/gpu.deploy.device-plugin": "true"}
 	if got := slices.Sorted(maps.Keys(OperatorPatch(there))); !slices.Equal(got, []string{"nvidia.com/gpu.deploy.device-plugin", GPUPresent}) {
