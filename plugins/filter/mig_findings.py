@@ -14,7 +14,7 @@ DOCUMENTATION = r"""
     - Checks the configuration's form, that the layout is in it, that the host's GPUs can have it, and that the device
       plugin would offer its slices.
     - As long as no driver answers on the host it goes by tables of NVIDIA's models. With one the survey asks the GPUs.
-  positional: wishes
+  positional: wishes, differences
   options:
     _input:
       description: The registered result of M(onprem.gpu.gpu_info).
@@ -24,6 +24,13 @@ DOCUMENTATION = r"""
       description: C(layout), C(config) and C(strategy). The role P(onprem.gpu.gpu_mig#role) has them as C(gpu_mig_wishes).
       type: dict
       required: true
+    differences:
+      description:
+        - What the survey found different in the role's document. A layout that GPUs with a driver cannot have now is a
+          finding as well.
+      type: list
+      elements: dict
+      default: []
 """
 
 EXAMPLES = r"""

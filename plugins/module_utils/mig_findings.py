@@ -4,10 +4,11 @@
 
 """What stands against a host's MIG layout before anything is changed.
 
-    mig_findings(host, wishes) -> list[Finding]
+    mig_findings(host, wishes, differences=()) -> list[Finding]
 
 Pure. `host` is the registered result of onprem.gpu.gpu_info. `wishes` is `gpu_mig_wishes`: layout (a name, "" wants
-nothing), config (a document in mig-parted's language, or {}) and strategy (of the device plugin).
+nothing), config (a document in mig-parted's language, or {}) and strategy (of the device plugin). `differences` are those
+that the survey found in the document gpu_mig.
 
 The document's form is judged always, its fit by the tables of models, and only while no driver answers: with one, the
 GPUs themselves say what they offer (the survey asks them), and a driver may name profiles another way.
@@ -31,14 +32,24 @@ from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import Gpu, 
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_models import gpu_without_hardware, is_known
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_offer import Devices, devices_of_layout, offered
 
+VARIABLE = "gpu_mig_layout"
+
 Facts = t.Mapping[str, t.Any]
 
 
-def mig_findings(host: Facts, wishes: Facts) -> list[Finding]:
+def mig_findings(host: Facts, wishes: Facts, differences: t.Iterable[Facts] = ()) -> list[Finding]:
+    return _of_wishes(host, wishes) or [
+        finding("mig_layout", found["want"], f"layout {found['want']} cannot be had now: {found['have']}", "", VARIABLE)
+        for found in differences
+        if (found["kind"], found["name"]) == ("mig", "layout") and host["nvml"]["state"] == "ok"
+    ]
+
+
+def _of_wishes(host: Facts, wishes: Facts) -> list[Finding]:
     layout, config = wishes["layout"], wishes["config"] or None
     if isinstance(layout, bool):
         text = f"gpu_mig_layout is {str(layout).lower()}, because YAML reads on, off, yes and no as truth values"
-        return [finding("mig_layout", layout, text, 'the name in quotes, such as "off"', "gpu_mig_layout")]
+        return [finding("mig_layout", layout, text, 'the name in quotes, such as "off"', VARIABLE)]
     if not layout or not host["gpus"]:
         return []
     problems = document_problems(config) if config else []
@@ -47,7 +58,7 @@ def mig_findings(host: Facts, wishes: Facts) -> list[Finding]:
     if not _is_made(layout) and layout not in (config or {}).get("mig-configs", {}):
         names = ", ".join([*(config or {}).get("mig-configs", {}), *EVERY_GPU, "all-PROFILE"])
         text = f"gpu_mig_layout is {layout}, which is not the name of a layout"
-        return [finding("mig_layout", layout, text, names, "gpu_mig_layout")]
+        return [finding("mig_layout", layout, text, names, VARIABLE)]
     if not _can_be_foreseen(host, layout, config):
         return []
     return _findings_without_hardware(_gpus(host), layout, config, wishes["strategy"], host["nvml"]["state"] == "ok")
@@ -84,7 +95,7 @@ def _findings_without_hardware(
     except ConfigError as error:
         return [] if driver_answers else [_of_problem(problem) for problem in error.problems]
     if planned.refusals:
-        return [] if driver_answers else [finding("mig_layout", layout, planned.message, "", "gpu_mig_layout")]
+        return [] if driver_answers else [finding("mig_layout", layout, planned.message, "", VARIABLE)]
     changed = {plan.gpu.uuid: foreseen(plan) for plan in planned.plans}
     devices = devices_of_layout([changed.get(gpu.uuid, gpu) for gpu in gpus])
     return _strategy_findings(layout, devices, strategy)

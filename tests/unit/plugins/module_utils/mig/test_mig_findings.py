@@ -93,3 +93,15 @@ def test_slices_that_no_pod_would_get_are_refused(gpus: list[t.Any], layout: str
     [found] = findings(host(*gpus), layout, strategy=strategy)
     assert found.startswith("mig_strategy: ")
     assert words in found
+
+
+def test_what_the_gpus_themselves_refuse_is_found_by_the_survey() -> None:
+    wishes = {"layout": "own", "config": config({"1g.11gb": 1}), "strategy": "mixed"}
+    differences = [
+        {"kind": "mig", "name": "layout", "want": "own", "have": "GPU 0 has no profile 1g.11gb."},
+        {"kind": "mig", "name": "GPU 0", "want": "MIG on", "have": "MIG off"},
+        {"kind": "file", "name": "layout", "want": "x", "have": "y"},
+    ]
+    [found] = mig_findings(host(H100, nvml="ok"), wishes, differences)
+    assert "GPU 0 has no profile 1g.11gb." in found["message"]
+    assert mig_findings(host(H100), wishes | {"layout": "all-balanced"}, differences) == []
