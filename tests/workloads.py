@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import typing as t
@@ -38,9 +39,12 @@ def teams() -> list[Team]:
     return sorted(found, key=lambda team: -team.gpus)
 
 
-def gpu_pod(name: str, team: Team, gpus: int, node: str | None = None) -> dict[str, t.Any]:
-    """A pod that says as JSON which GPUs it sees. It keeps to the strictest Pod Security level."""
-    resources = {"cpu": "100m", "memory": "64Mi", **({GPU: str(gpus)} if gpus else {})}
+def gpu_pod(name: str, team: Team, gpus: int, node: str | None = None, *, resource: str = GPU) -> dict[str, t.Any]:
+    """A pod that says as JSON which GPUs it sees. It keeps to the strictest Pod Security level.
+
+    ``resource`` is what it asks ``gpus`` of: whole GPUs, or MIG devices as in ``nvidia.com/mig-1g.10gb``.
+    """
+    resources = {"cpu": "100m", "memory": "64Mi", **({resource: str(gpus)} if gpus else {})}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -68,11 +72,11 @@ def gpu_pod(name: str, team: Team, gpus: int, node: str | None = None) -> dict[s
     }
 
 
-def what_a_pod_sees(name: str, team: Team, gpus: int, node: str) -> dict[str, t.Any]:
+def what_a_pod_sees(name: str, team: Team, gpus: int, node: str, *, resource: str = GPU) -> dict[str, t.Any]:
     """Run a pod on NODE to its end and return its report: device_nodes, nvml, driver_version, gpus."""
     place = ("--namespace", team.namespace)
     kubectl("delete", "pod", name, *place, "--ignore-not-found", "--wait=true")
-    kubectl("apply", "-f", "-", text=json.dumps(gpu_pod(name, team, gpus, node)))
+    kubectl("apply", "-f", "-", text=json.dumps(gpu_pod(name, team, gpus, node, resource=resource)))
     try:
         wait_for_end(name, team)
         return t.cast("dict[str, t.Any]", json.loads(kubectl("logs", name, *place)))
@@ -88,6 +92,61 @@ def wait_for_end(name: str, team: Team) -> None:
             return
         if status["phase"] == "Failed" or time.monotonic() > deadline:
             raise ObservationError(f"pod {team.namespace}/{name} did not succeed: {json.dumps(status)}")
+        time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """A pod that computes on its devices until it is deleted, started by `occupying`."""
+
+    name: str
+    namespace: str
+    report: dict[str, t.Any]  # as of its start: what `what_a_pod_sees` says, and held, the names of its devices
+
+    @property
+    def uuids(self) -> list[str]:
+        """Of its devices: MIG-..., or GPU-... for whole GPUs."""
+        slices = [device["uuid"] for gpu in self.report["gpus"] for device in gpu["mig_devices"]]
+        return slices or [gpu["uuid"] for gpu in self.report["gpus"]]
+
+    def status(self) -> dict[str, t.Any]:
+        """The pod's status now; an error when the pod is gone."""
+        pod = cluster_objects("get", "pod", self.name, "--namespace", self.namespace)
+        return t.cast("dict[str, t.Any]", pod["status"])
+
+    def restarts(self) -> int:
+        return t.cast("int", self.status()["containerStatuses"][0]["restartCount"])
+
+    def container(self) -> str:
+        """The id of its container, which a restart changes."""
+        return t.cast("str", self.status()["containerStatuses"][0]["containerID"])
+
+
+@contextlib.contextmanager
+def occupying(name: str, team: Team, gpus: int, node: str, *, resource: str = GPU) -> t.Iterator[Occupant]:
+    """A pod on NODE that computes on GPUS devices while the context lasts; a container that ends starts again."""
+    place = ("--namespace", team.namespace)
+    pod = gpu_pod(name, team, gpus, node, resource=resource)
+    pod["spec"] |= {"restartPolicy": "Always", "terminationGracePeriodSeconds": 5}
+    pod["spec"]["containers"][0]["command"] = ["gpu-probe", "--hold"]
+    kubectl("delete", "pod", name, *place, "--ignore-not-found", "--wait=true")
+    kubectl("create", "-f", "-", text=json.dumps(pod))
+    try:
+        yield Occupant(name, team.namespace, _wait_for_report(name, team))
+    finally:
+        kubectl("delete", "pod", name, *place, "--ignore-not-found", "--wait=true")
+
+
+def _wait_for_report(name: str, team: Team) -> dict[str, t.Any]:
+    deadline = time.monotonic() + POD_SECONDS
+    place = ("--namespace", team.namespace)
+    while True:
+        status = cluster_objects("get", "pod", name, *place)["status"]
+        (container,) = status.get("containerStatuses") or [{}]
+        if container.get("ready") and (said := kubectl("logs", name, *place)):
+            return t.cast("dict[str, t.Any]", json.loads(said))
+        if status["phase"] == "Failed" or container.get("restartCount") or time.monotonic() > deadline:
+            raise ObservationError(f"pod {team.namespace}/{name} does not run: {json.dumps(status)}")
         time.sleep(0.5)
 
 
