@@ -134,13 +134,16 @@ def test_a_container_sees_the_mig_devices_whose_nodes_it_was_given(machine: MigM
     machine.put(0, "1g.10gb@0", "1g.10gb@1", "2g.20gb@2")
     machine.put(1, "7g.80gb@0")
     run(machine, built / "nvidia-smi")
-    hidden, _, wanted = uuids(machine)
+    _, hidden, wanted = uuids(machine)
+    machine.ask("gi = gis(h())[1]\nn.nvmlComputeInstanceDestroy(n.nvmlGpuInstanceGetComputeInstanceById(gi, 0))")
     machine.environment = container(
         machine, "nvidia0", *(f"nvidia-caps/nvidia-cap{minor}" for minor in capabilities(machine, 0, 4))
     )
     assert machine.ask("n.nvmlDeviceGetCount()") == 1
     assert uuids(machine) == [wanted]
-    assert machine.ask(f"n.nvmlDeviceGetIndex(n.nvmlDeviceGetHandleByUUID({wanted!r}))") == 0
+    assert machine.ask(f"n.nvmlDeviceGetIndex(n.nvmlDeviceGetHandleByUUID({wanted!r}))") == 0, (
+        "not its place in the container"
+    )
     assert machine.ask(f"n.nvmlDeviceGetHandleByUUID({hidden!r})") == {"error": 6}
 
 

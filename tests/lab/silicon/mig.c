@@ -295,15 +295,15 @@ static bool is_visible(const struct gpu *gpu, unsigned gpu_instance, unsigned co
                                        has_node(mig_capability(gpu, gpu_instance, compute_instance)));
 }
 
-/* The index that a MIG device has for this process: without the monitor's node, those it does not see are not counted. */
+/* The index that a MIG device has for this process: without the monitor's node, its place among those that it sees. */
 static unsigned shown_index(const struct gpu *gpu, const struct mig *mig, const struct compute_instance *device) {
-    unsigned index = device->index;
+    unsigned index = 0;
     if (has_node(MONITOR_MINOR))
-        return index;
+        return device->index;
     for (unsigned i = 0; i < MOST_GPU_INSTANCES; i++)
         for (unsigned j = 0; mig->instances[i].exists && j < MOST_COMPUTE_INSTANCES; j++) {
             const struct compute_instance *other = &mig->instances[i].compute[j];
-            index -= other->exists && other->index < device->index && !is_visible(gpu, i, j);
+            index += other->exists && other->index < device->index && is_visible(gpu, i, j);
         }
     return index;
 }
