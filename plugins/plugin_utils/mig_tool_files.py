@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The files that a node needs for the program gpu-mig: its engine out of this collection, nvidia-ml-py, and itself.
+"""The files that a node needs for the program gpu-mig: its engine out of this collection, nvidia-ml-py, itself, its unit.
 
 Which files of module_utils these are is read from their import statements, so that none can be forgotten.
 """
@@ -25,6 +25,8 @@ PACKAGE = "ansible_collections.onprem.gpu.plugins.module_utils"
 FRONT_END = "mig_tool"
 FOLDER = "/usr/local/lib/onprem-gpu"
 PROGRAM = "/usr/local/sbin/gpu-mig"
+UNIT = "/etc/systemd/system/gpu-mig.service"
+UNIT_FILE = MODULE_UTILS.parents[1] / "roles/gpu_mig/files/gpu-mig.service"
 
 # -I and -S: neither the environment nor what is installed on the node can take the place of these files.
 # -B: no compiled files beside them, which nobody would look after; that costs a run a fifth of a second.
@@ -46,7 +48,7 @@ Item = dict[str, t.Any]
 
 
 def mig_tool_files(interpreter: str) -> list[Item]:
-    """Return items of a state document; the program comes last, so that it finds what it needs."""
+    """Return items of a state document; program and unit come last, so that they find what they need."""
     if not isinstance(interpreter, str) or not INTERPRETER.fullmatch(interpreter):
         raise AnsibleFilterError(
             f"mig_tool_files: {interpreter!r} is not the path of a Python interpreter on the host. Allowed: an "
@@ -60,6 +62,7 @@ def mig_tool_files(interpreter: str) -> list[Item]:
         *(_copied(f"{FOLDER}/{package}/{file.name}", file) for file in _files_behind(FRONT_END)),
         _copied(f"{FOLDER}/pynvml.py", library),
         {"path": PROGRAM, "content": SCRIPT.format(interpreter=interpreter), "mode": "0755", "disrupts": "none"},
+        _copied(UNIT, UNIT_FILE),
     ]
 
 

@@ -31,7 +31,7 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.startswi
 def test_they_are_what_python_really_imports() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
     imported = {str(Path(line).resolve()) for line in done.stdout.split()}
-    *copied, library, _program = files("/usr/bin/python3")
+    *copied, library, _program, _unit = files("/usr/bin/python3")
     assert {item["src"] for item in copied} == imported
     assert len(imported) > 5
     assert library["path"] == "/usr/local/lib/onprem-gpu/pynvml.py"
@@ -49,9 +49,11 @@ def test_they_are_items_of_a_state_document_whose_content_is_known() -> None:
 
 
 def test_the_program_comes_last_and_runs_with_the_host_s_python() -> None:
-    program = files("/opt/python3.12/bin/python3")[-1]
+    program, unit = files("/opt/python3.12/bin/python3")[-2:]
     assert (program["path"], program["mode"]) == ("/usr/local/sbin/gpu-mig", "0755")
     assert program["content"].startswith("#!/opt/python3.12/bin/python3 -BIS\n")
+    assert unit["path"] == "/etc/systemd/system/gpu-mig.service"
+    assert f"ExecStart={program['path']} apply" in Path(unit["src"]).read_text()
 
 
 @pytest.mark.parametrize("interpreter", ["python3", "", "/usr/bin/env python3", "/" + 120 * "x", None])
