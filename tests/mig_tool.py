@@ -54,14 +54,14 @@ class ToolMachine(ModuleMachine):
     def __init__(self, program: Path, server: Server, place: Path, models: Sequence[str]) -> None:
         super().__init__(server, place, models)
         self._program = program
-        self.saved, self._state_file = place / "etc/mig.json", place / "run/onprem-gpu/mig.json"
+        self.saved, self.state_file = place / "etc/mig.json", place / "run/onprem-gpu/mig.json"
         self.saved.parent.mkdir()
 
     def save(self, **wish: t.Any) -> None:
         self.saved.write_text(json.dumps(wish))
 
     def start(self, command: str, *options: str, **environment: str) -> subprocess.Popen[str]:
-        files = {"--file": self.saved, "--state-file": self._state_file}
+        files = {"--file": self.saved, "--state-file": self.state_file}
         known = {"apply": list(files), "plan": ["--file"], "show": list(files)}.get(command, [])
         names = ("LD_LIBRARY_PATH", "SILICON", "SILICON_DEV")
         return subprocess.Popen(
@@ -70,6 +70,7 @@ class ToolMachine(ModuleMachine):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            umask=0o077,  # as careful as an administrator's shell can be
         )
 
     def tool(self, command: str, *options: str, **environment: str) -> Ended:
@@ -81,7 +82,7 @@ class ToolMachine(ModuleMachine):
     def last(self) -> dict[str, t.Any] | None:
         """What the last apply left for everybody to read."""
         try:
-            return t.cast("dict[str, t.Any]", json.loads(self._state_file.read_text()))
+            return t.cast("dict[str, t.Any]", json.loads(self.state_file.read_text()))
         except FileNotFoundError:
             return None
 

@@ -113,7 +113,10 @@ def opened(packed_source: str | None) -> t.Iterator[MigLibrary]:
 
 def write_whole(path: str, text: str) -> None:
     """Write a file that everybody may read, in one step, and make its folder."""
-    os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        os.makedirs(folder)
+        os.chmod(folder, 0o755)
     new = f"{path}.{os.getpid()}"
     with open(new, "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), 0o644)

@@ -52,9 +52,11 @@ def main(arguments: t.Sequence[str]) -> int:
         require_root()
         return int(options.run(options))
     except SavedWishError as error:
-        return _complain(str(error), BAD_FILE)
+        _complain(str(error))
+        return BAD_FILE
     except (MigRunError, OSError) as error:
-        return _complain(str(error), REFUSED)
+        _complain(str(error))
+        return REFUSED
 
 
 # --- what it can do ---------------------------------------------------------------------------------------------------
@@ -81,9 +83,9 @@ def plan(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     document, notes = mig_config.export(present_gpus(None, options.lock_timeout_seconds), options.name)
-    print(json.dumps(document, indent=2))
+    _say(json.dumps(document, indent=2))
     for note in notes:
-        print(note, file=sys.stderr)
+        _complain(note)
     return DONE
 
 
@@ -100,13 +102,15 @@ def show(options: argparse.Namespace) -> int:
     last = _last_apply(host, options.state_file, problems)
     if options.json:
         shown = {"gpus": [_with_users(gpu) for gpu in gpus], "selected": selected, "last_apply": last}
-        print(json.dumps(shown, indent=2))
+        _say(json.dumps(shown, indent=2))
     else:
-        _print(_drawn(gpus))
-        print(f"wanted: {_told_wish(host, options.file, selected)}")
-        print(f"last apply: {_told_state(last, host.modified_ns(options.state_file))}")
+        _say(
+            *_drawn(gpus),
+            f"wanted: {_told_wish(host, options.file, selected)}",
+            f"last apply: {_told_state(last, host.modified_ns(options.state_file))}",
+        )
     for problem in problems:
-        _complain(problem, REFUSED)
+        _complain(problem)
     return REFUSED if problems else DONE
 
 
@@ -164,8 +168,11 @@ def _tell(result: Result) -> int:
     """What was done or is going to be done, what comes of it, and what went wrong."""
     failed = bool(result.get("failed"))
     lines = result.get("plan") or ([] if failed else ["Nothing is to be done: all GPUs are as wanted."])
-    _print((*lines, *result.get("notes", []), *final_pictures(result)))
-    return _complain(result["msg"], REFUSED) if failed else DONE
+    _say(*lines, *result.get("notes", []), *final_pictures(result))
+    if not failed:
+        return DONE
+    _complain(result["msg"])
+    return REFUSED
 
 
 def _told_wish(host: Host, path: str, selected: str | None) -> str:
@@ -198,15 +205,13 @@ def _with_users(gpu: Gpu) -> dict[str, t.Any]:
     return {**shown, "instances": instances, "users": list(gpu.users)}
 
 
-def _print(lines: t.Iterable[str]) -> None:
-    for line in lines:
-        print(line)
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()  # a journal has it before what goes wrong
 
 
-def _complain(message: str, status: int) -> int:
-    sys.stdout.flush()  # a journal has both in the order in which they came
-    print(f"gpu-mig: {message}", file=sys.stderr)
-    return status
+def _complain(message: str) -> None:
+    sys.stderr.write(f"gpu-mig: {message}\n")
 
 
 # --- usage ------------------------------------------------------------------------------------------------------------

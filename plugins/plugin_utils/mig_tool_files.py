@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The files that a node needs for the program gpu-mig: its engine out of this collection, nvidia-ml-py, itself, its unit.
+"""The files of the program gpu-mig on a node: its engine out of this collection, nvidia-ml-py, itself, and its unit.
 
 Which files of module_utils these are is read from their import statements, so that none can be forgotten.
 """

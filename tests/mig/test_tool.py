@@ -73,6 +73,9 @@ def test_a_boot_takes_layouts_away_and_apply_brings_them_back(node: Make) -> Non
         "reset_required": False,
         "reboot_required": False,
     }
+    assert host.state_file.stat().st_mode & 0o777 == 0o644
+    assert host.state_file.parent.stat().st_mode & 0o777 == 0o755
+    assert [file.name for file in host.state_file.parent.iterdir()] == ["mig.json"]
 
 
 def test_what_is_as_wanted_is_not_touched(node: Make) -> None:
@@ -159,6 +162,17 @@ def test_a_driver_that_comes_late_is_enough(node: Make) -> None:
     _out, err = started.communicate()
     assert (started.returncode, err) == (0, "")
     assert host.present()
+
+
+def test_nothing_but_a_missing_driver_is_waited_for(node: Make) -> None:
+    host = node(H100)
+    host.save(selected="all-balanced")
+    with host.edit() as state:
+        state["module.nvidia"] = "570.10.01 open"
+    started = time.monotonic()
+    ended = host.tool("apply", "--wait-seconds", "60")
+    assert (ended.status, time.monotonic() - started < 30) == (1, True)
+    assert "load it again or reboot" in ended.err
 
 
 def test_a_library_that_is_not_there_is_named(node: Make, tmp_path: Path) -> None:

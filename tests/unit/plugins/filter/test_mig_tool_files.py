@@ -48,7 +48,7 @@ def test_they_are_items_of_a_state_document_whose_content_is_known() -> None:
             assert item["sha256"] == hashlib.sha256(Path(item["src"]).read_bytes()).hexdigest()
 
 
-def test_the_program_comes_last_and_runs_with_the_host_s_python() -> None:
+def test_program_and_unit_come_last_and_run_with_the_host_s_python() -> None:
     program, unit = files("/opt/python3.12/bin/python3")[-2:]
     assert (program["path"], program["mode"]) == ("/usr/local/sbin/gpu-mig", "0755")
     assert program["content"].startswith("#!/opt/python3.12/bin/python3 -BIS\n")
