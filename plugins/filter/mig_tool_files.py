@@ -12,8 +12,7 @@ DOCUMENTATION = r"""
     - Contributors to the onprem.gpu collection (@onprem)
   description:
     - Makes the files of C(gpu-mig), which brings the GPUs of a host back to their MIG layout when it boots.
-    - They are the files of this collection that it needs, the controller's nvidia-ml-py, the program itself, and the unit
-      of its service.
+    - They are the files of this collection that it needs, the controller's nvidia-ml-py, the program, and its service.
     - The host needs Python 3.9 and nothing else. The program does not look at what is installed for that Python.
   options:
     _input:
