@@ -59,6 +59,7 @@ BURST = 100
 DEFAULT_KUBECONFIG = "found by default: $KUBECONFIG, ~/.kube/config or the pod's service account"
 
 JSON = "application/json"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
 
 Query = t.Mapping[str, t.Any]
@@ -77,7 +78,11 @@ class ClusterError(Exception):
 
 
 class OutcomeUnknown(Exception):
-    """A write was sent and may or may not have happened."""
+    """A write was sent and may or may not have happened. ``answer`` is the server's, when it gave one (5xx)."""
+
+    def __init__(self, message: str, answer: Answer | None = None) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class NotSent(Exception):
@@ -218,6 +223,8 @@ class Cluster:
         query: Query | None = None,
         body: t.Mapping[str, t.Any] | None = None,
         content_type: str = JSON,
+        *,
+        accept: str = JSON,
     ) -> Answer:
         """Send one request and return the server's answer, good or bad.
 
@@ -225,7 +232,7 @@ class Cluster:
         turns requests away for too long or rejects the credentials.
         """
         url = f"{path}?{urlencode(query)}" if query else path
-        headers = {"Accept": JSON, **({"Content-Type": content_type} if body is not None else {})}
+        headers = {"Accept": accept, **({"Content-Type": content_type} if body is not None else {})}
         payload = None if body is None else json.dumps(body).encode()
         attempts = _Attempts(self._clock, random.random)
         while True:
@@ -249,12 +256,12 @@ class Cluster:
             elif answer.status >= 500:
                 self._slow_down(answer)
                 if method != "GET":
-                    raise OutcomeUnknown(f"HTTP {answer.status}: {answer.message}")
+                    raise OutcomeUnknown(f"HTTP {answer.status}: {answer.message}", answer)
                 self._wait_for_next(attempts, f"HTTP {answer.status}: {answer.message}")
             else:
                 return answer
 
-    def list_pages(self, path: str, query: Query | None = None) -> t.Iterator[dict[str, t.Any]]:
+    def list_pages(self, path: str, query: Query | None = None, accept: str = JSON) -> t.Iterator[dict[str, t.Any]]:
         """The pages of a list, 500 objects each, as they come.
 
         A list that takes so long that its continue token expires goes on from the latest state (the token the server
@@ -262,7 +269,7 @@ class Cluster:
         """
         position: dict[str, str] = {}
         while True:
-            answer = self.get(path, {**(query or {}), "limit": PAGE_SIZE, **position})
+            answer = self.request("GET", path, {**(query or {}), "limit": PAGE_SIZE, **position}, accept=accept)
             if answer.status == 410 and (answer.data.get("metadata") or {}).get("continue"):
                 position = {"continue": answer.data["metadata"]["continue"]}
                 continue
@@ -275,8 +282,10 @@ class Cluster:
     def watch(self, path: str, query: Query, seconds: float) -> t.Iterator[dict[str, t.Any]]:
         """The objects there are, as ADDED events, then what happens to them, for at most this long.
 
-        Ends earlier when the connection breaks or the server is too busy; the caller starts over while it still waits,
-        and loses nothing because each watch begins with the whole state. Raises ClusterError for refusals.
+        With a resourceVersion in the query only what happened after that version. Ends earlier when the connection
+        breaks, the version is too old or the server is too busy; the caller starts over while it still waits, and loses
+        nothing because each watch begins with the whole state, or after a list it makes anew. Raises ClusterError for
+        refusals.
         """
         seconds = max(1, int(seconds))
         parameters = urlencode({**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": seconds})
@@ -295,7 +304,7 @@ class Cluster:
             self._sleep(1)
 
     def _judge_refused_watch(self, answer: Answer, path: str) -> None:
-        if answer.status != 429 and answer.status < 500:
+        if answer.status not in (410, 429) and answer.status < 500:
             raise self.failure(answer, f"watch {path}")
         self._slow_down(answer)
 

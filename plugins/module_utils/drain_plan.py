@@ -94,6 +94,14 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Manner:
+    """How pods are made to go. ``grace_period_seconds`` None means each pod's own."""
+
+    grace_period_seconds: int | None = None
+    disable_eviction: bool = False
+
+
+@dataclass(frozen=True)
 class Known:
     """What the pods themselves do not tell.
 

@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.onprem.gpu.plugins.module_utils.cluster import (
     FIRST_CONTACT_SECONDS,
+    METADATA_LIST,
     PATIENCE_SECONDS,
     Answer,
     Cluster,
@@ -103,8 +104,9 @@ def test_a_write_that_did_nothing_is_repeated(trouble):
 @pytest.mark.parametrize("trouble", [Lost("reset by peer"), Answer(500, {"message": "webhook timed out"}), Answer(504)])
 def test_a_write_of_unknown_outcome_is_not_repeated_blindly(trouble):
     cluster, transport, _time = cluster_with(trouble, GOOD)
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(OutcomeUnknown) as unknown:
         cluster.patch("/x", {})
+    assert unknown.value.answer is (trouble if isinstance(trouble, Answer) else None)
     assert len(transport.sent) == 1
 
 
@@ -241,6 +243,12 @@ def test_an_expired_continue_token_goes_on_with_the_one_the_server_offers():
     assert transport.sent[2][1].endswith("continue=p2b")
 
 
+def test_a_list_of_metadata_is_asked_for_as_such():
+    cluster, transport, _time = cluster_with(page("a"))
+    list(cluster.list_pages("/apis/apps/v1/daemonsets", accept=METADATA_LIST))
+    assert "PartialObjectMetadataList" in transport.sent[0][2]["Accept"]
+
+
 # --- watches ---
 
 
@@ -254,7 +262,20 @@ def test_a_watch_gives_events_until_the_server_ends_it():
     assert list(cluster.watch("/api/v1/nodes", {}, 30)) == [event, event]
 
 
-@pytest.mark.parametrize("trouble", [Lost("idle"), NotSent("refused"), (500, iter([b"{}"])), (429, iter([b"busy"]))])
+GONE = (410, iter([b'{"message": "too old resource version"}']))
+
+
+def test_an_error_event_ends_a_watch():
+    event = {"type": "ADDED", "object": {"metadata": {"name": "a"}}}
+    expired = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
+    cluster, transport, _time = cluster_with(lines(event, expired, event))
+    assert list(cluster.watch("/api/v1/pods", {"resourceVersion": "7"}, 30)) == [event]
+    assert "resourceVersion=7" in transport.sent[0][1]
+
+
+@pytest.mark.parametrize(
+    "trouble", [Lost("idle"), NotSent("refused"), (500, iter([b"{}"])), (429, iter([b"busy"])), GONE]
+)
 def test_a_broken_watch_just_ends_after_a_pause(trouble):
     cluster, _transport, time = cluster_with(trouble)
     assert list(cluster.watch("/api/v1/nodes", {}, 30)) == []
