@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.onprem.gpu.plugins.module_utils.disruption_budgets import LATER, Budget, protecting
+from ansible_collections.onprem.gpu.plugins.module_utils.disruption_budgets import LATER, NOW, Budget, protecting
 from ansible_collections.onprem.gpu.plugins.module_utils.drain_plan import (
     EMPTYDIR,
     HIDDEN_GPU,
@@ -18,6 +18,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.drain_plan import (
     SKIP_MIRROR,
     STUCK_TERMINATING,
     UNMANAGED,
+    WAIT_JOB,
     Manner,
     Pod,
     deletion_time,
@@ -58,38 +59,6 @@ def refusals(followed: t.Collection[Followed]) -> list[str]:
     return [*sentences, *(f"{name_of(each.pod)}: {each.message}." for each in never)]
 
 
-def warnings(followed: t.Collection[Followed], budgets: t.Collection[Budget], manner: Manner, now: float) -> list[str]:
-    """What the caller has agreed to and what it hits."""
-    going = [each for each in followed if each.planned.goes or each.accepted]
-    found = [
-        f"{text}: {listed(hit)}."
-        for reason, text in _CONSENTS.items()
-        if (hit := [each.pod for each in going if reason in each.planned.reasons])
-    ]
-    bypassed = {budget.text: None for each in going for budget in protecting(each.pod, budgets)}
-    if manner.disable_eviction and bypassed:
-        found.append(f"Pods are deleted past these PodDisruptionBudgets (disable_eviction): {', '.join(bypassed)}.")
-    if manner.grace_period_seconds == 0 and (hit := [each.pod for each in going if gpu_evidence(each.pod)]):
-        found.append(
-            "With a grace period of 0 the API server forgets pods while their processes may still hold the GPU: "
-            f"{listed(hit)}. Look on the host before the driver is unloaded."
-        )
-    return [*found, *_left_alone(followed, now)]
-
-
-def _left_alone(followed: t.Collection[Followed], now: float) -> list[str]:
-    mirrors = [each for each in followed if each.planned.verdict == SKIP_MIRROR]
-    static = [each.pod for each in mirrors if HOLDS_GPU in each.planned.reasons]
-    stuck = [each.pod for each in followed if each.judgement.verdict == STUCK_TERMINATING and not each.gone]
-    found = []
-    if static:
-        found.append(f"Static pods hold GPUs and can only be stopped on the host: {listed(static)}.")
-    if stuck:
-        texts = ", ".join(f"{name_of(pod)} ({_why_terminating(pod, now)})" for pod in stuck[:MOST_NAMED_PODS])
-        found.append(f"Not waited for, though not gone (skip_wait_for_delete_seconds): {texts}.")
-    return found
-
-
 def listed(pods: t.Iterable[Pod]) -> str:
     names = sorted(map(name_of, pods))
     more = f" and {len(names) - MOST_NAMED_PODS} more" if len(names) > MOST_NAMED_PODS else ""
@@ -101,11 +70,15 @@ def listed(pods: t.Iterable[Pod]) -> str:
 
 @dataclass(frozen=True)
 class Account:
-    """What there is to tell. ``rehearsed`` means that nothing was done and all of it is a prediction."""
+    """What there is to tell.
+
+    ``rehearsed`` means that nothing was done and all of it is a prediction; ``stopped`` that an error ended it.
+    """
 
     followed: t.Sequence[Followed]
     budgets: t.Sequence[Budget]
     rehearsed: bool
+    stopped: bool
     now: float
 
     def of(self, node: str) -> Account:
@@ -114,11 +87,48 @@ class Account:
     @property
     def changed(self) -> bool:
         """Whether a pod was evicted, or would be."""
-        return any(each.planned.goes if self.rehearsed else each.accepted for each in self.followed)
+        return any(each.accepted or (self.succeeds and _should_go(each)) for each in self.followed)
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether this predicts that all that should go will."""
+        return self.rehearsed and not self.stopped
 
     @property
     def remaining(self) -> list[Followed]:
         return [each for each in self.followed if each.remains]
+
+
+def warnings(account: Account, manner: Manner) -> list[str]:
+    """What the caller has agreed to and what it hits."""
+    going = [each for each in account.followed if each.planned.goes or each.accepted]
+    found = [
+        f"{text}: {listed(hit)}."
+        for reason, text in _CONSENTS.items()
+        if (hit := [each.pod for each in going if reason in each.planned.reasons])
+    ]
+    bypassed = {budget.text: None for each in going for budget in protecting(each.pod, account.budgets)}
+    if manner.disable_eviction and bypassed:
+        found.append(f"Pods are deleted past these PodDisruptionBudgets (disable_eviction): {', '.join(bypassed)}.")
+    if manner.grace_period_seconds == 0 and (hit := [each.pod for each in going if gpu_evidence(each.pod)]):
+        found.append(
+            "With a grace period of 0 the API server forgets pods while their processes may still hold the GPU: "
+            f"{listed(hit)}. Look on the host before the driver is unloaded."
+        )
+    return [*found, *_left_alone(account)]
+
+
+def _left_alone(account: Account) -> list[str]:
+    mirrors = [each for each in account.followed if each.planned.verdict == SKIP_MIRROR]
+    static = [each.pod for each in mirrors if HOLDS_GPU in each.planned.reasons]
+    stuck = [each.pod for each in account.followed if each.judgement.verdict == STUCK_TERMINATING and not each.gone]
+    found = []
+    if static:
+        found.append(f"Static pods hold GPUs and can only be stopped on the host: {listed(static)}.")
+    if stuck:
+        texts = ", ".join(f"{name_of(pod)} ({_why_terminating(pod, account.now)})" for pod in stuck[:MOST_NAMED_PODS])
+        found.append(f"Not waited for, though not gone (skip_wait_for_delete_seconds): {texts}.")
+    return found
 
 
 def state_of(account: Account) -> str:
@@ -209,20 +219,51 @@ def failure_reason(remaining: t.Collection[Followed]) -> str:
     return "conflict" if any(each.obstacle == RESPAWNING for each in remaining) else "timeout"
 
 
-def left_text(account: Account) -> str:
-    """The pods that are left, each with the reason."""
+_ADVICE = {
+    "refused": "Set force or delete_emptydir_data to true to evict them all the same, or remove them yourself.",
+    "pdb_blocked": "Run more of these pods elsewhere, change their PodDisruptionBudget, or raise timeout_seconds.",
+    "conflict": "Let whoever makes these pods tolerate the cordon no longer, then run this again.",
+    "timeout": "Look at what holds these pods, or raise timeout_seconds.",
+}
+
+
+def left_text(account: Account, seconds: float) -> str:
+    """The pods that are left, each with the reason, and what to do about them."""
     left = sorted(account.remaining, key=lambda each: name_of(each.pod))
     texts = [f"{name_of(each.pod)} on {each.node} ({why_left(each, account.now)})" for each in left]
     more = f" and {len(texts) - MOST_NAMED_PODS} more" if len(texts) > MOST_NAMED_PODS else ""
-    return ", ".join(texts[:MOST_NAMED_PODS]) + more
+    reason = failure_reason(left)
+    after = f" after {seconds:.0f} s (timeout_seconds)" if reason in ("timeout", "pdb_blocked") else ""
+    return f"Still there{after}: {', '.join(texts[:MOST_NAMED_PODS])}{more}. {_ADVICE[reason]}"
 
 
-def diff_of(account: Account, cordon: tuple[bool, bool]) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
-    """Before and after of one node: whether it takes new pods, and the pods that should go."""
-    should_go = [each for each in account.followed if each.planned.goes or each.planned.awaited]
-    left = [each for each in should_go if each.remains and not account.rehearsed]
-    before, after = cordon
+def diff_of(account: Account, unschedulable: tuple[bool, bool]) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+    """Before and after of one node: whether it takes no new pods, and the pods that should go."""
+    should_go = [each for each in account.followed if _should_go(each)]
+    left = [] if account.succeeds else [each for each in should_go if not each.gone]
+    before, after = unschedulable
     return (
         {"unschedulable": before, "pods": sorted(name_of(each.pod) for each in should_go)},
         {"unschedulable": after, "pods": sorted(name_of(each.pod) for each in left)},
     )
+
+
+def _should_go(each: Followed) -> bool:
+    return each.planned.goes or each.planned.verdict == WAIT_JOB
+
+
+def summary(account: Account, nodes: t.Collection[str]) -> str:
+    """How many nodes are drained and how many pods were evicted, or would be."""
+    count = len(nodes)
+    text = f"{count} node{'' if count == 1 else 's'}"
+    if account.succeeds:
+        going = sum(map(_should_go, account.followed))
+        later = sum(_should_go(each) and each.prediction != NOW for each in account.followed)
+        return f"{text}: {_pods(going)} would be evicted{f', {later} of them later' if later else ''}"
+    drained = sum(state_of(account.of(name)) == "drained" for name in nodes)
+    evicted = sum(each.accepted for each in account.followed)
+    return f"{text}: {'all' if drained == count else drained} drained, {_pods(evicted)} evicted"
+
+
+def _pods(count: int) -> str:
+    return f"{count} pod{'' if count == 1 else 's'}"

@@ -110,7 +110,8 @@ class Drain:
         manner: Manner,
         limits: Limits,
     ) -> None:
-        self._cluster, self._policy, self._manner, self._limits = cluster, policy, manner, limits
+        self.manner, self.limits = manner, limits
+        self.cluster, self._policy = cluster, policy
         self._known = situation.known
         self.budgets, self._budgets_version = situation.budgets, situation.budgets_version
         self._budgets_watched = False
@@ -143,14 +144,14 @@ class Drain:
         self._unproven = {*written, *(each.node for each in self.pods.values() if each.open)}
         if not self._unproven:
             return
-        pool = ThreadPoolExecutor(self._limits.concurrency)
+        pool = ThreadPoolExecutor(self.limits.concurrency)
         try:
             self._run(pool)
         except ClusterError as error:
             self.error = error
         except KeyboardInterrupt:
             self.error = ClusterError(
-                "interrupted", "Interrupted: nothing more was evicted, the nodes stay as they are."
+                "interrupted", "Interrupted: nothing more is evicted, the nodes stay as they are."
             )
         finally:
             self._over = True
@@ -191,7 +192,7 @@ class Drain:
 
         def listen() -> None:
             try:
-                for event in self._cluster.watch(path, query, WATCH_SECONDS):
+                for event in self.cluster.watch(path, query, WATCH_SECONDS):
                     self._post(on_event, *node, event)
             except ClusterError as error:
                 self._post(self._on_failure, error)
@@ -238,7 +239,7 @@ class Drain:
 
     def _list_again(self, node: str) -> None:
         """Only the thread that reads the inbox lists, so that what a list says is never older than what is known."""
-        listing = list_pods(self._cluster, node)
+        listing = list_pods(self.cluster, node)
         self._versions[node] = listing.version
         present = {pod["metadata"]["uid"] for pod in listing.pods}
         for followed in self.pods.values():
@@ -262,7 +263,7 @@ class Drain:
 
     def _take_up(self, node: str, pod: Pod, late: bool) -> Followed:
         if late:
-            self._known = learned(self._cluster, [pod], self._policy, self._known)
+            self._known = learned(self.cluster, [pod], self._policy, self._known)
         judgement = judge(pod, self._policy, self._known, time.time())
         followed = Followed(pod, node, judgement, judgement, late)
         self.pods[pod["metadata"]["uid"]] = followed
@@ -281,7 +282,7 @@ class Drain:
     def _on_budget_watch_ended(self) -> None:
         self._budgets_watched = False
         if not self._over:
-            budgets, self._budgets_version = list_budgets(self._cluster)
+            budgets, self._budgets_version = list_budgets(self.cluster)
             self._on_budgets(budgets, list(budgets))
 
     def _on_budgets(self, budgets: dict[tuple[str, str], Budget], heard_of: t.Iterable[tuple[str, str]]) -> None:
@@ -300,8 +301,8 @@ class Drain:
         if self._deadline is None:
             if self._waiting_for_jobs() or self.error:
                 return
-            self._deadline = time.monotonic() + self._limits.timeout_seconds
-        free = self._limits.concurrency - sum(each.requested for each in self.pods.values())
+            self._deadline = time.monotonic() + self.limits.timeout_seconds
+        free = self.limits.concurrency - sum(each.requested for each in self.pods.values())
         for followed in self._in_order():
             if free <= 0:
                 return
@@ -315,7 +316,7 @@ class Drain:
 
     def _request(self, followed: Followed) -> None:
         try:
-            self._post(self._on_outcome, followed, evict(self._cluster, followed.pod, self._manner))
+            self._post(self._on_outcome, followed, evict(self.cluster, followed.pod, self.manner))
         except ClusterError as error:
             self._post(self._on_outcome, followed, Outcome(FATAL, str(error), error=error))
 
@@ -324,8 +325,8 @@ class Drain:
         if self._order is None:
             candidates = [each for each in self.pods.values() if each.to_send]
             if candidates and self.budgets is None:
-                self.budgets, self._budgets_version = list_budgets(self._cluster)
-            budgets = [] if self._manner.disable_eviction else list((self.budgets or {}).values())
+                self.budgets, self._budgets_version = list_budgets(self.cluster)
+            budgets = [] if self.manner.disable_eviction else list((self.budgets or {}).values())
             for each in candidates:
                 each.over = tuple((one.namespace, one.name) for one in protecting(each.pod, budgets))
             pods = eviction_order([each.pod for each in candidates], budgets)
@@ -335,7 +336,7 @@ class Drain:
     def _give_up_respawning(self, followed: Followed) -> None:
         """Stop asking when somebody makes pods for this node again and again."""
         owner = (followed.node, followed.owner)
-        enough = self._limits.max_rounds * max(1, self._first_of_owner[owner])
+        enough = self.limits.max_rounds * max(1, self._first_of_owner[owner])
         if followed.late and followed.to_send and self._accepted_of_owner[owner] >= enough:
             followed.obstacle = RESPAWNING
             followed.message = f"{followed.owner} makes pods for this node again and again"
@@ -404,7 +405,7 @@ class Drain:
     def _waiting_for_jobs(self) -> bool:
         """Whether a pod is left that its rule says to wait for. When the time for that is over the rules change."""
         if self._waited_until is None:
-            self._waited_until = time.monotonic() + self._limits.wait_seconds
+            self._waited_until = time.monotonic() + self.limits.wait_seconds
         over = not self._jobs() or time.monotonic() >= self._waited_until
         if over:
             self._end_the_wait()
@@ -421,7 +422,7 @@ class Drain:
             names = ", ".join(sorted(name_of(each.pod) for each in unyielding))
             self.error = ClusterError(
                 "timeout",
-                f"Pods that must not be evicted still run after {self._limits.wait_seconds:.0f} s "
+                f"Pods that must not be evicted still run after {self.limits.wait_seconds:.0f} s "
                 f"(wait_timeout_seconds): {names}. Nothing was evicted.",
             )
             return
