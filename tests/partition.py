@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import time
 import typing as t
 
 import observe
+import workloads
 
 sys.path.insert(0, str(observe.ROOT / "tests" / "lab"))
 
@@ -40,13 +42,13 @@ OWN = {
         },
     },
 }
-Wish = t.Union[str, t.Mapping[str, t.Any]]
+Wish = str | t.Mapping[str, t.Any]
 
 
 def words(wish: Wish, strategy: str = "mixed") -> list[str]:
     """Arguments of ansible-playbook for a layout by name, or for variables that say it."""
     variables = {"gpu_mig_layout": wish} if isinstance(wish, str) else dict(wish)
-    variables["gpu_operator_mig_strategy"] = strategy
+    variables |= {"gpu_operator_mig_strategy": strategy, "gpu_mig_evict_force": True}
     return ["--limit", HOST, "--extra-vars", json.dumps(variables)]
 
 
@@ -69,6 +71,17 @@ def give_whole_gpus_back() -> None:
     site("", strategy="single").require_success()
 
 
+def until(running: observe.RunningPlay, task: str) -> bool:
+    """Wait for a result of a task; False when the run ends without one."""
+    with running.events_path.open(encoding="utf-8") as lines:
+        while running.process.poll() is None:
+            for event in observe.complete_lines(lines):
+                if event["event"] in ("result", "item") and event["task"] == task and event["status"] != "skipped":
+                    return True
+            time.sleep(0.02)
+    return False
+
+
 # -- GPUs -------------------------------------------------------------------------------------------------------------
 
 
@@ -80,6 +93,37 @@ def instances(gpu: int) -> dict[str, str]:
         start: json.dumps({key: value for key, value in state.items() if key == place or key.startswith(f"{place}.")})
         for place, (_profile, start, *_rest) in places.items()
     }
+
+
+def layout() -> set[tuple[str, str, str]]:
+    """(GPU, profile id, start) of every GPU instance of the host."""
+    found = set()
+    for key, value in silicon.read_state(SILICON).items():
+        match = re.fullmatch(r"gpu\.(\d+)\.gi\.\d+", key)
+        if match:
+            found.add((match.group(1), *value.split()[:2]))
+    return found
+
+
+def forget_an_instance() -> None:
+    """Take one GPU instance away with all that is in it, as somebody with nvidia-smi could."""
+    with silicon.edit_state(SILICON) as state:
+        place = next(key for key in state if re.fullmatch(r"gpu\.\d+\.gi\.\d+", key))
+        for key in [key for key in state if key == place or key.startswith(f"{place}.")]:
+            del state[key]
+
+
+@contextlib.contextmanager
+def fault(told: str) -> t.Iterator[None]:
+    """Let calls of NVML on the host fail: "OPERATION AFTER CODE TIMES", see the README of the simulated hardware."""
+    with silicon.edit_state(SILICON) as state:
+        state["mig.fault.0"] = told
+    try:
+        yield
+    finally:
+        with silicon.edit_state(SILICON) as state:
+            for key in [key for key in state if key.startswith("mig.fault.")]:
+                del state[key]
 
 
 def calls() -> list[str]:
@@ -126,10 +170,37 @@ def rebooted(wanted: dict[str, int]) -> dict[str, t.Any]:
     }
 
 
+@contextlib.contextmanager
+def pod_on_a_slice() -> t.Iterator[workloads.Occupant]:
+    """A pod of a namespace without quota that computes on a 1g.10gb slice."""
+    team = workloads.Team("partition-pod", 0)
+    observe.kubectl("create", "namespace", team.namespace)
+    try:
+        with workloads.occupying("computes", team, 1, HOST, resource=SLICE) as pod:
+            yield pod
+    finally:
+        observe.kubectl("delete", "namespace", team.namespace, "--wait=true")
+
+
 def reboot() -> None:
     """The connection dies with the host, so no answer is expected."""
     command = ["ssh", "-F", str(observe.SSH_CONFIG), HOST, "sudo systemctl reboot"]
     subprocess.run(command, capture_output=True, check=False, timeout=WAIT_SECONDS)
+
+
+def reboot_and_wait() -> None:
+    """Until the host has another boot and all its units have started or failed."""
+    boot = boot_id()
+    reboot()
+    wait_for(lambda: boot_id() not in ("", boot))
+    observe.on_host(HOST, "systemctl is-system-running --wait || true")
+
+
+def boot_id() -> str:
+    try:
+        return observe.on_host(HOST, "cat /proc/sys/kernel/random/boot_id").strip()
+    except observe.ObservationError:
+        return ""
 
 
 def is_ready() -> bool:
@@ -145,5 +216,5 @@ def moment(unit: str, name: str) -> int:
 def wait_for(condition: t.Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"{HOST} does not come to what was waited for: {offers()}"
+        assert time.monotonic() < deadline, f"{HOST} does not come to what was waited for; it offers {offers()}"
         time.sleep(1)

@@ -21,7 +21,8 @@ DOCUMENTATION = r"""
       type: dict
       required: true
     wishes:
-      description: C(layout), C(config) and C(strategy). The role P(onprem.gpu.gpu_mig#role) has them as C(gpu_mig_wishes).
+      description:
+        - C(layout), C(config) and C(strategy). The role P(onprem.gpu.gpu_mig#role) has them as C(gpu_mig_wishes).
       type: dict
       required: true
     differences:

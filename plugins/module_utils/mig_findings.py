@@ -7,8 +7,8 @@
     mig_findings(host, wishes, differences=()) -> list[Finding]
 
 Pure. `host` is the registered result of onprem.gpu.gpu_info. `wishes` is `gpu_mig_wishes`: layout (a name, "" wants
-nothing), config (a document in mig-parted's language, or {}) and strategy (of the device plugin). `differences` are those
-that the survey found in the document gpu_mig.
+nothing), config (a document in mig-parted's language, or {}) and strategy (of the device plugin). `differences` are
+those that the survey found in the document gpu_mig.
 
 The document's form is judged always, its fit by the tables of models, and only while no driver answers: with one, the
 GPUs themselves say what they offer (the survey asks them), and a driver may name profiles another way.
@@ -109,5 +109,6 @@ def _strategy_findings(layout: str, devices: t.Sequence[Devices], strategy: str)
         return []  # MIG on and nothing made yet, which offers nothing under any strategy
     profiles = ", ".join(sorted({name for each in devices for name in each or ["whole GPUs"]}))
     text = f"layout {layout} makes {profiles} of this host's GPUs, and with MIG strategy {strategy} no pod gets them"
-    allowed = "mixed, or a layout with one profile on all GPUs of the host" if strategy == "single" else "mixed or single"
+    one_profile = "mixed, or a layout with one profile on all GPUs of the host"
+    allowed = one_profile if strategy == "single" else "mixed or single"
     return [finding("mig_strategy", strategy, text, allowed, "gpu_operator_mig_strategy")]

@@ -6,8 +6,8 @@
 
 Pure. Strategies are those of NVIDIA's device plugin (k8s-device-plugin, internal/rm): none offers whole GPUs only;
 single offers MIG devices as nvidia.com/gpu where all GPUs of a node have the same profile, and nothing where they do
-not; mixed offers each profile under a name of its own, nvidia.com/mig-1g.10gb.me for 1g.10gb+me. A compute instance that
-is smaller than its GPU instance has no resource.
+not; mixed offers each profile under a name of its own, nvidia.com/mig-1g.10gb.me for 1g.10gb+me. A compute instance
+that is smaller than its GPU instance has no resource.
 """
 
 from __future__ import annotations
@@ -129,10 +129,7 @@ def evictions(blockers: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, list[str
     blockers: those of onprem.gpu.mig. Of several ways to the layout it is the one that the planner names.
     """
     chosen = [blocker for blocker in blockers if blocker["enough"]]
-    return {
-        key: sorted({name for blocker in chosen for name in blocker[key]})
-        for key in ("pods", "others")
-    }
+    return {key: sorted({name for blocker in chosen for name in blocker[key]}) for key in ("pods", "others")}
 
 
 # --- quotas -----------------------------------------------------------------------------------------------------------
@@ -156,7 +153,8 @@ def quota_findings(
     limits: dict[str, dict[str, str]] = {}
     for quota in quotas:
         hard = (quota.get("spec") or {}).get("hard") or {}
-        gpus = {_unprefixed(key): str(value) for key, value in hard.items() if _unprefixed(key).startswith("nvidia.com/")}
+        named = {_unprefixed(key): str(value) for key, value in hard.items()}
+        gpus = {name: value for name, value in named.items() if name.startswith("nvidia.com/")}
         if gpus:
             limits.setdefault(quota["metadata"]["namespace"], {}).update(gpus)
     return [found for namespace in sorted(limits) for found in _of_namespace(namespace, limits[namespace], there)]

@@ -19,7 +19,13 @@ from runner import ROOT, Command, Gate, Runner
 PYTHON = sys.executable
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LAB = (PYTHON, "tests/lab")
-OWN_GATE_TESTS = ("test_lab_takedown.py", "test_journey.py", "test_survey_honesty.py", "test_kill_anywhere.py")
+OWN_GATE_TESTS = (
+    "test_lab_takedown.py",
+    "test_journey.py",
+    "test_survey_honesty.py",
+    "test_kill_anywhere.py",
+    "test_partition_disturbed.py",
+)
 TYPED_FOLDERS = tuple(
     path
     for path in ("tests/gates", "tests/lab", "tests/mig", "tests/perf", "tests/integration")
@@ -152,6 +158,13 @@ SLOW = (
         commands=(integration("test_kill_anywhere.py"),),
         minutes=150,
         environment=(("TRIES", "20"),),
+        needs="lab-up",
+    ),
+    Gate(
+        name="partition",
+        shows="a node that is partitioned in service: killed runs, failing calls, boots without a layout",
+        commands=(integration("test_partition_disturbed.py"),),
+        minutes=60,
         needs="lab-up",
     ),
     Gate(
