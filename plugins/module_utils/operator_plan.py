@@ -149,9 +149,7 @@ def _shown(value: t.Any) -> str:
 # --- GPUs ---
 
 
-def expected_gpus(
-    hosts: t.Iterable[t.Mapping[str, t.Any]], mig_strategy: str = "single"
-) -> dict[str, dict[str, int]]:
+def expected_gpus(hosts: t.Iterable[t.Mapping[str, t.Any]], mig_strategy: str = "single") -> dict[str, dict[str, int]]:
     """Return {node: {resource: count}} from the variables of hosts; hosts that were not looked at are left out.
 
     mig_strategy: of the device plugin. A layout that this run wrote counts, else the one that was found.

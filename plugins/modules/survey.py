@@ -246,9 +246,7 @@ def main() -> None:
     host = Host()
     try:
         documents = checked_documents(module.params["documents"])
-        present = read_present(host, documents)._replace(
-            mig=layouts(host, module.params["_nvidia_ml_py"], documents)
-        )
+        present = read_present(host, documents)._replace(mig=layouts(host, module.params["_nvidia_ml_py"], documents))
         found = differences(documents, present)
     except DocumentError as error:
         module.fail_json(msg=f"The state documents have mistakes: {' '.join(error.problems)}", problems=error.problems)
