@@ -126,7 +126,7 @@ def test_nvidia_modprobe_makes_the_node_of_one_capability(machine: MigMachine, b
     capability = machine.silicon / "proc/driver/nvidia/capabilities/gpu0/mig/gi1/access"
     run(machine, built / "nvidia-modprobe", "-f", str(capability))
     assert set(modes(machine)) == {"1", "2", "12"}
-    missing = [built / "nvidia-modprobe", "-f", capability.with_name("none")]
+    missing = [str(built / "nvidia-modprobe"), "-f", str(capability.with_name("none"))]
     assert subprocess.run(missing, env=machine.environment, check=False).returncode == 1
 
 
