@@ -48,7 +48,7 @@ Wish = str | t.Mapping[str, t.Any]
 def words(wish: Wish, strategy: str = "mixed") -> list[str]:
     """Arguments of ansible-playbook for a layout by name, or for variables that say it."""
     variables = {"gpu_mig_layout": wish} if isinstance(wish, str) else dict(wish)
-    variables |= {"gpu_operator_mig_strategy": strategy, "gpu_mig_evict_force": True}
+    variables |= {"gpu_operator_mig_strategy": strategy, "gpu_mig_evict_force": True, "gpu_mig_wait_seconds": 90}
     return ["--limit", HOST, "--extra-vars", json.dumps(variables)]
 
 
@@ -101,7 +101,8 @@ def layout() -> set[tuple[str, str, str]]:
     for key, value in silicon.read_state(SILICON).items():
         match = re.fullmatch(r"gpu\.(\d+)\.gi\.\d+", key)
         if match:
-            found.add((match.group(1), *value.split()[:2]))
+            profile, start, *_rest = value.split()
+            found.add((match.group(1), profile, start))
     return found
 
 

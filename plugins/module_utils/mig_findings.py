@@ -109,6 +109,9 @@ def _strategy_findings(layout: str, devices: t.Sequence[Devices], strategy: str)
         return []  # MIG on and nothing made yet, which offers nothing under any strategy
     profiles = ", ".join(sorted({name for each in devices for name in each or ["whole GPUs"]}))
     text = f"layout {layout} makes {profiles} of this host's GPUs, and with MIG strategy {strategy} no pod gets them"
-    one_profile = "mixed, or a layout with one profile on all GPUs of the host"
-    allowed = one_profile if strategy == "single" else "mixed or single"
+    allowed = {
+        "none": "mixed or single",
+        "single": "mixed, or a layout with one profile on all GPUs of the host",
+        "mixed": "a layout whose compute instances fill their GPU instances",
+    }[strategy]
     return [finding("mig_strategy", strategy, text, allowed, "gpu_operator_mig_strategy")]

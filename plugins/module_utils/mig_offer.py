@@ -6,8 +6,8 @@
 
 Pure. Strategies are those of NVIDIA's device plugin (k8s-device-plugin, internal/rm): none offers whole GPUs only;
 single offers MIG devices as nvidia.com/gpu where all GPUs of a node have the same profile, and nothing where they do
-not; mixed offers each profile under a name of its own, nvidia.com/mig-1g.10gb.me for 1g.10gb+me. A compute instance
-that is smaller than its GPU instance has no resource.
+not; mixed offers each profile under a name of its own, nvidia.com/mig-1g.10gb.me for 1g.10gb+me. With a compute instance
+that is smaller than its GPU instance the plugin ends with an error, and the node offers nothing.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ def offered(gpus: t.Sequence[Devices], strategy: str) -> dict[str, int]:
     """Return {resource: count} of a node with these GPUs."""
     if strategy == "none" or all(devices is None for devices in gpus):
         return {GPU: len(gpus)}
+    if any(_is_part(name) for devices in gpus for name in devices or ()):
+        return {}
     if strategy == "single":
         return _offered_single(gpus)
     counts: collections.Counter[str] = collections.Counter()
     for devices in gpus:
-        counts.update([GPU] if devices is None else [resource_name(name) for name in devices if not _is_part(name)])
+        counts.update([GPU] if devices is None else map(resource_name, devices))
     return dict(counts)
 
 
 def _offered_single(gpus: t.Sequence[Devices]) -> dict[str, int]:
     profiles = {name for devices in gpus for name in devices or ()}
-    if len(profiles) != 1 or not all(gpus) or any(map(_is_part, profiles)):
+    if len(profiles) != 1 or not all(gpus):
         return {}
     return {GPU: sum(len(devices or ()) for devices in gpus)}
 

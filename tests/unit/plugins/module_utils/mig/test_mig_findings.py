@@ -86,11 +86,14 @@ def test_gpus_without_mig_are_passed_over() -> None:
     [
         ([H100], "all-balanced", "single", "makes 1g.10gb, 2g.20gb, 3g.40gb"),
         ([H100, L4], "all-1g.10gb", "single", "1g.10gb, whole GPUs"),
+        ([H100], "parts", "mixed", "makes 1c.3g.40gb of"),
         ([H100], "all-1g.10gb", "none", "with MIG strategy none no pod gets them"),
     ],
 )
 def test_slices_that_no_pod_would_get_are_refused(gpus: list[t.Any], layout: str, strategy: str, words: str) -> None:
-    [found] = findings(host(*gpus), layout, strategy=strategy)
+    document = config({"1c.3g.40gb": 3})
+    document["mig-configs"]["parts"] = document["mig-configs"].pop("own")
+    [found] = findings(host(*gpus), layout, document, strategy)
     assert found.startswith("mig_strategy: ")
     assert words in found
 

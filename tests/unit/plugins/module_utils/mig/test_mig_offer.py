@@ -44,7 +44,7 @@ ONES = ["1g.10gb"] * 7
             },
             id="mixed names each",
         ),
-        pytest.param([["1c.3g.40gb"] * 3], "mixed", {}, id="mixed has no part of an instance"),
+        pytest.param([["1c.3g.40gb"] * 3, ONES], "mixed", {}, id="mixed has no part of an instance, nor anything else"),
         pytest.param([[]], "mixed", {}, id="MIG on and nothing made"),
     ],
 )
