@@ -20,6 +20,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.topology import read_cp
 from ansible_collections.onprem.gpu.plugins.module_utils.units import show_units
 
 UNIT_PROPERTIES = ("ActiveState", "MainPID")
+FABRIC_MANAGER = "nvidia-fabricmanager.service"
 # From whether the driver is loaded to the library's state and its GPUs.
 Nvml = t.Callable[[bool], tuple[dict[str, t.Any], list[dict[str, t.Any]]]]
 
@@ -34,7 +35,12 @@ NVML_FACTS = (
     "compute_capability",
     "mig_mode",
     "mig_devices",
+    "mig_uuids",
     "persistence",
+    "ecc_uncorrected",
+    "row_remap_pending",
+    "row_remap_failed",
+    "fabric",
 )
 
 
@@ -52,7 +58,7 @@ def read_facts(host: Host, read_nvml: Nvml) -> dict[str, t.Any]:
         "disks": read_disks(host, [kubelet["root_dir"]]),
         "pci": devices,
         "gpus": join_gpus(gpus, seen_by_driver),
-        "nvswitch": switches(devices),
+        "nvswitch": {**switches(devices), "fabric_manager": runtime_facts.is_active(units, FABRIC_MANAGER)},
         "cpu": read_cpu(host),
         "numa": read_numa(host, gpus),
         "driver": driver,
@@ -106,7 +112,7 @@ def _with_locks(host: Host, packages: t.Sequence[Package]) -> list[Package]:
 
 
 def _units(host: Host) -> dict[str, dict[str, str]]:
-    names = list(dict.fromkeys((*runtime_facts.UNITS, *kubelet_facts.UNITS)))
+    names = list(dict.fromkeys((*runtime_facts.UNITS, *kubelet_facts.UNITS, FABRIC_MANAGER)))
     try:
         return show_units(host, names, UNIT_PROPERTIES)
     except HostError as error:

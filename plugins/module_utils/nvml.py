@@ -21,6 +21,12 @@ import zlib
 LIBRARY = "libnvidia-ml.so.1"
 BYTES_IN_MIB = 1 << 20
 
+# nvmlMemoryErrorType_t, nvmlEccCounterType_t
+UNCORRECTED = 1
+SINCE_DRIVER_LOAD = 0
+# nvmlGpuFabricState_t; 0 is a GPU that is on no fabric
+FABRIC_STATES = {1: "not_started", 2: "in_progress", 3: "completed"}
+
 # nvmlReturn_t
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
@@ -134,6 +140,8 @@ def _gpu(nvml: t.Any, index: int) -> Gpu:
     capability = _ask(nvml, "nvmlDeviceGetCudaComputeCapability", device)
     mig = _ask(nvml, "nvmlDeviceGetMigMode", device)
     persistence = _ask(nvml, "nvmlDeviceGetPersistenceMode", device)
+    remapped = _ask(nvml, "nvmlDeviceGetRemappedRows", device)
+    mig_handles = _mig_handles(nvml, device) if mig else None
     return {
         "index": index,
         "uuid": _text(_ask(nvml, "nvmlDeviceGetUUID", device)),
@@ -144,17 +152,36 @@ def _gpu(nvml: t.Any, index: int) -> Gpu:
         "minor": _ask(nvml, "nvmlDeviceGetMinorNumber", device),
         "compute_capability": ".".join(map(str, capability)) if capability else None,
         "mig_mode": _on_off(mig[0]) if mig else None,
-        "mig_devices": _mig_devices(nvml, device) if mig else None,
+        "mig_devices": _mig_devices(nvml, mig_handles) if mig_handles is not None else None,
+        "mig_uuids": [_text(_ask(nvml, "nvmlDeviceGetUUID", handle)) for handle in mig_handles or []] if mig else None,
         "persistence": bool(persistence) if persistence is not None else None,
+        "ecc_uncorrected": _ask(nvml, "nvmlDeviceGetTotalEccErrors", device, UNCORRECTED, SINCE_DRIVER_LOAD),
+        "row_remap_pending": bool(remapped[2]) if remapped else None,
+        "row_remap_failed": bool(remapped[3]) if remapped else None,
+        "fabric": _fabric(nvml, device),
     }
 
 
-def _mig_devices(nvml: t.Any, device: t.Any) -> list[str]:
-    """Profiles of the MIG devices, whose names end with them: "NVIDIA H100 80GB HBM3 MIG 1g.10gb"."""
+def _mig_handles(nvml: t.Any, device: t.Any) -> list[t.Any]:
     most = _ask(nvml, "nvmlDeviceGetMaxMigDeviceCount", device) or 0
     handles = [_ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", device, index) for index in range(most)]
-    names = [_text(_ask(nvml, "nvmlDeviceGetName", handle)) or "" for handle in handles if handle is not None]
+    return [handle for handle in handles if handle is not None]
+
+
+def _mig_devices(nvml: t.Any, handles: list[t.Any]) -> list[str]:
+    """Profiles of the MIG devices, whose names end with them: "NVIDIA H100 80GB HBM3 MIG 1g.10gb"."""
+    names = [_text(_ask(nvml, "nvmlDeviceGetName", handle)) or "" for handle in handles]
     return [name.rpartition("MIG ")[2] for name in names]
+
+
+def _fabric(nvml: t.Any, device: t.Any) -> str | None:
+    """How far the fabric manager has come with this GPU; None on no fabric, and before Hopper, where nobody tells."""
+    structure = getattr(nvml, "c_nvmlGpuFabricInfo_t", None)
+    info = structure() if structure else None
+    if info is None or _ask(nvml, "nvmlDeviceGetGpuFabricInfo", device, ctypes.byref(info)) is None:
+        return None
+    state = FABRIC_STATES.get(info.state)
+    return "failed" if state == "completed" and info.status else state
 
 
 def _ask(nvml: t.Any, name: str, *arguments: t.Any) -> t.Any:

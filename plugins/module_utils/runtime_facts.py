@@ -15,6 +15,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.installed_packages impo
 Units = t.Mapping[str, t.Mapping[str, str]]
 
 VERSION_TIMEOUT_SECONDS = 10.0
+CDI_GPU = "nvidia.com/gpu="
 VERSION = re.compile(r"\b[Vv]?(\d+\.\d+\.\d+(?:[-.~+][0-9A-Za-z.]+)*)")
 
 TOOLKIT_PACKAGES = (
@@ -69,7 +70,19 @@ def read_toolkit(host: Host, packages: t.Sequence[Package]) -> dict[str, t.Any]:
         package.name: package.version for package in packages if package.installed and package.name in TOOLKIT_PACKAGES
     }
     versions = [upstream_version(installed[name]) for name in TOOLKIT_PACKAGES if name in installed]
-    return {"version": versions[0] if versions else program_version(host, "nvidia-ctk"), "packages": installed}
+    return {
+        "version": versions[0] if versions else program_version(host, "nvidia-ctk"),
+        "packages": installed,
+        "cdi_devices": _cdi_devices(host),
+    }
+
+
+def _cdi_devices(host: Host) -> list[str] | None:
+    """Names of the GPUs in the CDI specifications, of all folders and in either format; None without the toolkit."""
+    listed = host.output(("nvidia-ctk", "--quiet", "cdi", "list"), VERSION_TIMEOUT_SECONDS)
+    if listed is None:
+        return None
+    return [line[len(CDI_GPU) :] for line in listed.split() if line.startswith(CDI_GPU)]
 
 
 def is_active(units: Units, name: str) -> bool:

@@ -11,8 +11,8 @@ short_description: Report GPUs, driver, topology, runtime and kubelet of a host
 version_added: 0.1.0
 description:
   - Reports in one round trip what the roles of this collection decide by, on a host with or without NVIDIA's driver.
-  - Reads files below C(/proc), C(/sys) and C(/etc), and starts one package query, C(modinfo) and one C(systemctl show).
-    It changes nothing, and does not load the driver when it is not loaded.
+  - Reads files below C(/proc), C(/sys) and C(/etc), and starts one package query, C(modinfo), C(nvidia-ctk cdi list) and
+    one C(systemctl show). It changes nothing, and does not load the driver when it is not loaded.
   - What cannot be read is left out (V(null) or empty) and named in RV(errors); it does not fail the task.
 options:
   _nvidia_ml_py:
@@ -276,10 +276,33 @@ gpus:
       type: list
       elements: str
       sample: [3g.40gb, 2g.20gb, 1g.10gb, 1g.10gb]
+    mig_uuids:
+      description: The UUIDs of RV(gpus[].mig_devices), in the same order. V(null) for a GPU without MIG.
+      type: list
+      elements: str
+      sample: [MIG-140cfab9-69d0-5b6a-8261-dad2e8458642]
     persistence:
       description: Whether the driver keeps the GPU initialised without users.
       type: bool
       sample: true
+    ecc_uncorrected:
+      description: Memory errors since the driver was loaded that ECC could not correct; V(null) where ECC does not count.
+      type: int
+      sample: 0
+    row_remap_pending:
+      description: Whether a broken row of memory waits for a reset to be replaced; V(null) for a GPU without spare rows.
+      type: bool
+      sample: false
+    row_remap_failed:
+      description: Whether no spare row was left for a broken one, so the GPU has to be replaced.
+      type: bool
+      sample: false
+    fabric:
+      description:
+        - How far the fabric manager has come with this GPU, V(not_started), V(in_progress), V(completed) or V(failed).
+        - V(null) for a GPU on no fabric, and before Hopper, where the driver does not tell.
+      type: str
+      sample: completed
 nvswitch:
   description: NVSwitches of the host.
   returned: always
@@ -300,6 +323,10 @@ nvswitch:
       sample: ["0000:07:00.0", "0000:08:00.0", "0000:09:00.0", "0000:0a:00.0"]
     expected:
       description: Whether a host with these GPUs normally has NVSwitches.
+      type: bool
+      sample: true
+    fabric_manager:
+      description: Whether C(nvidia-fabricmanager.service) runs.
       type: bool
       sample: true
 cpu:
@@ -495,6 +522,12 @@ toolkit:
       description: Its installed packages with their complete versions.
       type: dict
       sample: {nvidia-container-toolkit: 1.20.1-1}
+    cdi_devices:
+      description:
+        - Names of the devices of C(nvidia.com/gpu) in the host's CDI specifications; V(null) without the toolkit.
+      type: list
+      elements: str
+      sample: ["0", GPU-4f3b7e0e-2ad6-5a7f-9d63-0d1b6f7f6b2c, all]
 kubelet:
   description: The kubelet and the cluster it belongs to.
   returned: always

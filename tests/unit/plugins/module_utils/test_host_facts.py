@@ -10,6 +10,7 @@ import typing as t
 
 import pytest
 
+from ansible_collections.onprem.gpu.plugins.module_utils.host import CommandResult
 from ansible_collections.onprem.gpu.plugins.module_utils.host_facts import NVML_FACTS, join_gpus, read_facts
 
 SWITCHES = [f"0000:0{number}:00.0" for number in range(5, 9)]
@@ -17,7 +18,7 @@ H100S = [f"0000:{bus}:00.0" for bus in ("1b", "43", "52", "61", "9d", "c3", "d1"
 NO_LIBRARY = ({"state": "no_library", "code": 12, "gpu_count": 0}, [])
 TAB = "\t"
 
-SHOW_NOTHING = "\n\n".join(["ActiveState=inactive\nMainPID=0"] * 8) + "\n"
+SHOW_NOTHING = "\n\n".join(["ActiveState=inactive\nMainPID=0"] * 9) + "\n"
 
 
 def never(driver_loaded: bool) -> t.Any:
@@ -63,7 +64,8 @@ def test_a_bare_host_without_gpus(host_tree):
     debian(host_tree)
     facts = read_facts(host_tree.host(), never)
     assert facts["pci"] == facts["gpus"] == []
-    assert facts["nvswitch"] == {"present": False, "count": 0, "addresses": [], "expected": False}
+    nothing = {"present": False, "count": 0, "addresses": [], "expected": False, "fabric_manager": False}
+    assert facts["nvswitch"] == nothing
     assert facts["driver"]["packages"] == {}
     assert facts["nvml"]["state"] == "no_library"
     assert facts["kubelet"]["distribution"] == "none"
@@ -84,8 +86,21 @@ def test_a_board_of_eight_h100_before_its_driver(host_tree):
     assert {(gpu["model"], gpu["architecture"], gpu["uuid"]) for gpu in facts["gpus"]} == {
         ("H100-SXM5-80GB", "hopper", None)
     }
-    assert facts["nvswitch"] == {"present": True, "count": 4, "addresses": SWITCHES, "expected": True}
+    switches = {"present": True, "count": 4, "addresses": SWITCHES, "expected": True, "fabric_manager": False}
+    assert facts["nvswitch"] == switches
     assert [node["gpus"] for node in facts["numa"]] == [H100S[:4], H100S[4:]]
+
+
+def test_a_fabric_manager_that_runs_is_told(host_tree):
+    debian(host_tree)
+
+    def systemctl(argv):
+        names = [word for word in argv if word.endswith(".service")]
+        states = ["active" if name == "nvidia-fabricmanager.service" else "inactive" for name in names]
+        return CommandResult(0, "\n\n".join(f"ActiveState={state}\nMainPID=0" for state in states) + "\n", "")
+
+    host_tree.program_that("systemctl", systemctl)
+    assert read_facts(host_tree.host(), never)["nvswitch"]["fabric_manager"]
 
 
 def test_a_host_with_its_driver_shows_each_gpu_once(host_tree):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import pathlib
 import sys
 import types
@@ -89,6 +90,22 @@ class FakeNvml:
     def nvmlDeviceGetPersistenceMode(self, device):
         return 1
 
+    def nvmlDeviceGetTotalEccErrors(self, device, error_type, counter_type):
+        assert (error_type, counter_type) == (1, 0)  # uncorrected, since the driver was loaded
+        return device * 5
+
+    def nvmlDeviceGetRemappedRows(self, device):
+        return (2, 1, device, 0)
+
+    class c_nvmlGpuFabricInfo_t(ctypes.Structure):
+        _fields_ = (("status", ctypes.c_uint), ("state", ctypes.c_ubyte))
+
+    def nvmlDeviceGetGpuFabricInfo(self, device, reference):
+        reference._obj.status, reference._obj.state = self.fabric
+        return 0
+
+    fabric = (0, 3)
+
 
 def test_gpus_of_a_working_driver():
     fake = FakeNvml()
@@ -112,11 +129,33 @@ def test_gpus_of_a_working_driver():
         "compute_capability": "9.0",
         "mig_mode": "disabled",
         "mig_devices": [],
+        "mig_uuids": [],
         "persistence": True,
+        "ecc_uncorrected": 0,
+        "row_remap_pending": False,
+        "row_remap_failed": False,
+        "fabric": "completed",
     }
     assert (gpus[1]["pci_address"], gpus[1]["mig_mode"]) == ("0000:1c:00.0", "enabled")
     assert gpus[1]["mig_devices"] == ["3g.40gb", "1c.2g.20gb"]
+    assert gpus[1]["mig_uuids"] == ["GPU-MIG-0", "GPU-MIG-2"]  # the fake's prefix, the handles' order
+    assert (gpus[1]["ecc_uncorrected"], gpus[1]["row_remap_pending"]) == (5, True)
     assert fake.running == 0
+
+
+@pytest.mark.parametrize(
+    ("fabric", "told"),
+    [((0, 0), None), ((0, 1), "not_started"), ((0, 2), "in_progress"), ((0, 3), "completed"), ((999, 3), "failed")],
+)
+def test_how_far_the_fabric_has_come(monkeypatch, fabric, told):
+    monkeypatch.setattr(FakeNvml, "fabric", fabric)
+    assert read_with(FakeNvml())[1][0]["fabric"] == told
+
+
+@pytest.mark.parametrize("missing", ["c_nvmlGpuFabricInfo_t", "nvmlDeviceGetGpuFabricInfo"])
+def test_an_older_driver_or_library_tells_nothing_of_fabrics(monkeypatch, missing):
+    monkeypatch.delattr(FakeNvml, missing)
+    assert read_with(FakeNvml())[1][0]["fabric"] is None
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,20 @@ def test_the_toolkit_by_its_packages(host_tree):
     assert read_toolkit(host_tree.host(), packages) == {
         "version": "1.20.1",
         "packages": {"nvidia-container-toolkit": "1.20.1-1", "libnvidia-container1": "1.20.1-1"},
+        "cdi_devices": None,
     }
 
 
 def test_the_toolkit_without_packages(host_tree):
-    assert read_toolkit(host_tree.host(), []) == {"version": None, "packages": {}}
+    assert read_toolkit(host_tree.host(), []) == {"version": None, "packages": {}, "cdi_devices": None}
     host_tree.program("nvidia-ctk", "NVIDIA Container Toolkit CLI version 1.19.1\n")
     assert read_toolkit(host_tree.host(), [])["version"] == "1.19.1"
+
+
+def test_the_toolkit_tells_the_gpus_of_all_cdi_specifications(host_tree):
+    listed = (
+        "example.com/nic=0\nnvidia.com/gpu=0\nnvidia.com/gpu=1:0\nnvidia.com/gpu=MIG-4240152e\nnvidia.com/gpu=all\n"
+    )
+    host_tree.program("nvidia-ctk", listed)
+    packages = [package("nvidia-container-toolkit", "1.20.1-1")]
+    assert read_toolkit(host_tree.host(), packages)["cdi_devices"] == ["0", "1:0", "MIG-4240152e", "all"]
