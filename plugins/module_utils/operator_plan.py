@@ -24,6 +24,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.mig_offer import (
 
 Values = dict[str, t.Any]
 
+ACCEPTANCE = "onprem.gpu/acceptance"  # the taint of a node that the role gpu_acceptance refused, and its annotation
 DEFAULT_TAINTS = ({"key": GPU, "value": "present", "effect": "NoSchedule"},)
 LONGEST_SHOWN_VALUE = 100  # characters; a list of tolerations would fill the screen
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -78,8 +79,11 @@ def values(
 
 
 def tolerations(hosts: t.Iterable[t.Mapping[str, t.Any]]) -> list[dict[str, str]]:
-    """Return one toleration per key and effect that any host is tainted with; whatever the taint's value is."""
-    found = {(GPU, "NoSchedule")}
+    """Return one toleration per key and effect that any host is tainted with; whatever the taint's value is.
+
+    A node that was refused is tainted too, and without its device plugin it could never be accepted again.
+    """
+    found = {(GPU, "NoSchedule"), (ACCEPTANCE, "NoSchedule")}
     for host in hosts:
         for taint in host.get("gpu_node_taints", DEFAULT_TAINTS):
             if taint.get("state", "present") == "present":

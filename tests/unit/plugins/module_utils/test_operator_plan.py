@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.onprem.gpu.plugins.module_utils import operator_plan
 
 GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+REFUSED = {"key": "onprem.gpu/acceptance", "operator": "Exists", "effect": "NoSchedule"}
 POOL = {"key": "pool", "value": "training", "effect": "NoExecute"}
 
 
@@ -31,7 +32,7 @@ def test_operands_tolerate_the_taints_of_all_hosts_once() -> None:
     hosts = [host("a"), host("b", gpu_node_taints=[POOL]), host("c", gpu_node_taints=[{**POOL, "value": "other"}])]
     pool = {"key": "pool", "operator": "Exists", "effect": "NoExecute"}
     found = operator_plan.values(hosts)
-    assert found["daemonsets"]["tolerations"] == [GPU_TAINT, pool]
+    assert found["daemonsets"]["tolerations"] == [GPU_TAINT, REFUSED, pool]
     for part in ("worker", "master", "gc"):
         assert pool in found["node-feature-discovery"][part]["tolerations"]
     assert pool in found["operator"]["tolerations"]
@@ -39,16 +40,17 @@ def test_operands_tolerate_the_taints_of_all_hosts_once() -> None:
 
 def test_the_chart_s_own_tolerations_are_kept_because_helm_replaces_lists() -> None:
     keys = {one["key"] for one in operator_plan.values([])["node-feature-discovery"]["worker"]["tolerations"]}
-    assert {"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master", "nvidia.com/gpu"} == keys
+    own = {"nvidia.com/gpu", "onprem.gpu/acceptance"}
+    assert {"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"} | own == keys
 
 
 def test_a_taint_that_shall_go_is_not_tolerated() -> None:
     hosts = [host("a", gpu_node_taints=[{**POOL, "state": "absent"}])]
-    assert operator_plan.tolerations(hosts) == [GPU_TAINT]
+    assert operator_plan.tolerations(hosts) == [GPU_TAINT, REFUSED]
 
 
 def test_a_host_without_taints_changes_nothing() -> None:
-    assert operator_plan.tolerations([host("a", gpu_node_taints=[])]) == [GPU_TAINT]
+    assert operator_plan.tolerations([host("a", gpu_node_taints=[])]) == [GPU_TAINT, REFUSED]
 
 
 @pytest.mark.parametrize("taint", [{"key": "pool", "effect": "NoScedule"}, {"effect": "NoSchedule"}, {"key": "pool"}])
