@@ -40,6 +40,7 @@ NVLINK_COMPUTE_ENUM = 8  # NVML_COMPUTE_INSTANCE_PROFILE_7_SLICE_NVL: looks like
 PROFILES_ASKED = 64  # enumerations end with INVALID_ARGUMENT long before; a library that never says so must not hang us
 NO_INSTANCE = 0xFFFFFFFF
 RESET_SECONDS = 120.0
+DRM_MODULE = "/sys/module/nvidia_drm"
 
 
 class GpuError(Exception):
@@ -273,8 +274,14 @@ class MigLibrary:
         """Reset one GPU and return why that failed, or "". NVML has no call for it."""
         done = self._host.run(("nvidia-smi", "--gpu-reset", "-i", pci_address), RESET_SECONDS)
         if done is None:
-            return "nvidia-smi is not installed"
-        return "" if done.rc == 0 else (done.stdout + done.stderr).strip()
+            return f"nvidia-smi is not installed{self._drm_hint()}"
+        return "" if done.rc == 0 else (done.stdout + done.stderr).strip() + self._drm_hint()
+
+    def _drm_hint(self) -> str:
+        """Seen to make drivers refuse a reset, while no list of processes shows a user (NVIDIA/mig-parted issue 181)."""
+        if not self._host.exists(DRM_MODULE):
+            return ""
+        return " (the kernel module nvidia_drm is loaded, which may keep GPUs from being reset: modprobe -r nvidia_drm)"
 
     def create_gpu_instance(self, uuid: str, profile_id: int, placement: Placement) -> int:
         """Return the new instance's id."""

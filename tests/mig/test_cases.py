@@ -235,6 +235,17 @@ def test_an_ampere_gpu_that_is_held_stays_pending_until_it_is_let_go(machine):
     assert host.present() == ["7g.40gb@0"]
 
 
+def test_the_kernel_module_that_keeps_a_gpu_from_being_reset_is_named(machine):
+    """No list of processes shows it: consoles and display servers use GPUs through it."""
+    host = machine(A40)
+    host.mark_busy("gpu.0")
+    assert "nvidia_drm" not in host.run(selected="all-enabled", reset=True)["msg"]
+    (host.root / "sys/module/nvidia_drm").mkdir(parents=True)
+    result = host.run(selected="all-enabled", reset=True)
+    assert (result["failed"], result["reason"]) == (True, "reset_required")
+    assert "kernel module nvidia_drm" in result["msg"]
+
+
 def test_a_machine_that_may_not_reset_its_gpus_has_to_be_rebooted(machine):
     host = machine(A40, passthrough=True)
     result = host.run(selected="all-enabled")
