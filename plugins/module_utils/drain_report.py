@@ -36,11 +36,12 @@ _REFUSALS = {
     ORPHAN: "The DaemonSet of these is gone, so nobody would make them again (set force to true to evict them)",
     EMPTYDIR: "These would lose the data of their emptyDir volumes (set delete_emptydir_data to true to accept that)",
 }
+# What the caller has agreed to.
 _CONSENTS = {
-    UNMANAGED: "Evicted though nobody makes them again (force)",
-    ORPHAN: "Evicted though their DaemonSet is gone (force)",
-    EMPTYDIR: "Evicted with the data of their emptyDir volumes (delete_emptydir_data)",
-    HIDDEN_GPU: "Evicted because they may see GPUs they did not ask for (runtime class, NVIDIA_VISIBLE_DEVICES)",
+    UNMANAGED: "Nobody makes these pods again (force)",
+    ORPHAN: "Nobody makes these pods again, for their DaemonSet is gone (force)",
+    EMPTYDIR: "These pods lose the data of their emptyDir volumes (delete_emptydir_data)",
+    HIDDEN_GPU: "These pods may see GPUs they did not ask for, so they go (runtime class, NVIDIA_VISIBLE_DEVICES)",
 }
 
 
@@ -100,14 +101,14 @@ class Account:
 
 
 def warnings(account: Account, manner: Manner) -> list[str]:
-    """What the caller has agreed to and what it hits."""
-    going = [each for each in account.followed if each.planned.goes or each.accepted]
+    """What the caller has agreed to and whom it hit, or will."""
+    going = [each for each in account.followed if (_should_go(each) if account.succeeds else each.accepted)]
     found = [
         f"{text}: {listed(hit)}."
         for reason, text in _CONSENTS.items()
         if (hit := [each.pod for each in going if reason in each.planned.reasons])
     ]
-    bypassed = {budget.text: None for each in going for budget in protecting(each.pod, account.budgets)}
+    bypassed = {budget.text: None for each in going for budget in account.budgets if budget.covers(each.pod)}
     if manner.disable_eviction and bypassed:
         found.append(f"Pods are deleted past these PodDisruptionBudgets (disable_eviction): {', '.join(bypassed)}.")
     if manner.grace_period_seconds == 0 and (hit := [each.pod for each in going if gpu_evidence(each.pod)]):

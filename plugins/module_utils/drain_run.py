@@ -133,7 +133,7 @@ class Drain:
             for pod in listing.pods:
                 self._take_up(node, pod, late=False)
         self._first_of_owner = collections.Counter((each.node, each.owner) for each in self.pods.values())
-        self._accepted_of_owner: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._asked_of_owner: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def run(self, written: t.Collection[str]) -> None:
         """Until every node is proven empty of what should go, or time is over, or nothing more can be done.
@@ -309,6 +309,7 @@ class Drain:
             self._give_up_respawning(followed)
             if followed.to_send and time.monotonic() >= followed.not_before and self._budget_lets_go(followed):
                 followed.requested = True
+                self._asked_of_owner[followed.node, followed.owner] += 1
                 self._busy.update(followed.over)
                 self._heard_of.difference_update(followed.over)
                 pool.submit(self._request, followed)
@@ -337,7 +338,7 @@ class Drain:
         """Stop asking when somebody makes pods for this node again and again."""
         owner = (followed.node, followed.owner)
         enough = self.limits.max_rounds * max(1, self._first_of_owner[owner])
-        if followed.late and followed.to_send and self._accepted_of_owner[owner] >= enough:
+        if followed.late and followed.to_send and self._asked_of_owner[owner] >= enough:
             followed.obstacle = RESPAWNING
             followed.message = f"{followed.owner} makes pods for this node again and again"
 
@@ -360,6 +361,7 @@ class Drain:
     def _on_outcome(self, followed: Followed, outcome: Outcome) -> None:
         followed.requested = False
         self._busy.difference_update(followed.over)
+        self._asked_of_owner[followed.node, followed.owner] -= outcome.meaning != ACCEPTED
         if outcome.meaning == ACCEPTED:
             self._on_accepted(followed)
         elif outcome.meaning == GONE:
@@ -377,7 +379,6 @@ class Drain:
 
     def _on_accepted(self, followed: Followed) -> None:
         followed.accepted, followed.blocked, followed.message = True, False, ""
-        self._accepted_of_owner[followed.node, followed.owner] += 1
         for key in followed.over:
             budget = (self.budgets or {}).get(key)
             self._held.pop(key, None)

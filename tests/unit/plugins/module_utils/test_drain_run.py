@@ -18,9 +18,14 @@ import pytest
 
 from ansible_collections.onprem.gpu.plugins.module_utils import drain_run
 from ansible_collections.onprem.gpu.plugins.module_utils.cluster import Answer, Cluster, Lost, NotSent
-from ansible_collections.onprem.gpu.plugins.module_utils.drain_plan import Manner, Policy, WaitRule, name_of
+from ansible_collections.onprem.gpu.plugins.module_utils.drain_plan import Manner, Policy, WaitRule
 from ansible_collections.onprem.gpu.plugins.module_utils.drain_read import read_situation
-from ansible_collections.onprem.gpu.plugins.module_utils.drain_report import Account, failure_reason, outcome_of
+from ansible_collections.onprem.gpu.plugins.module_utils.drain_report import (
+    Account,
+    failure_reason,
+    outcome_of,
+    state_of,
+)
 from ansible_collections.onprem.gpu.plugins.module_utils.drain_run import Drain, Limits, rehearse
 from ansible_collections.onprem.gpu.plugins.module_utils.followed_pods import foretell
 
@@ -804,6 +809,5 @@ def test_the_account_is_true_whatever_goes_wrong(seed):
     assert len(server.evicted) == len(accepted)  # nobody was evicted twice
     assert {pod["spec"]["nodeName"] for pod in server.objects["pods"].values()} == {"gpu-9"}
     assert left(drain) == []
-    account = Account(list(drain.pods.values()), [], False, 0)
-    assert account.changed
-    assert all(name_of(each.pod) for each in account.followed)
+    account = Account(list(drain.pods.values()), [], rehearsed=False, stopped=False, now=0)
+    assert (account.changed, state_of(account)) == (True, "drained")
