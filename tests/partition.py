@@ -22,6 +22,7 @@ import silicon
 
 HOST = "gpu-h100-1"
 PLAYBOOK = observe.ROOT / "playbooks" / "partition.yml"
+OPERATOR = observe.ROOT / "playbooks" / "operator.yml"
 SITE = observe.ROOT / "playbooks" / "site.yml"
 SILICON = observe.LAB / "hosts" / HOST / "silicon"
 ANNOTATION = "onprem.gpu/partition"
@@ -56,19 +57,22 @@ def run(wish: Wish, *more: str) -> observe.Run:
     return observe.play(PLAYBOOK, *words(wish), *more)
 
 
-def site(wish: Wish, *more: str, strategy: str = "mixed") -> observe.Run:
-    return observe.play(SITE, *words(wish, strategy), *more)
+def site(wish: Wish, *more: str) -> observe.Run:
+    return observe.play(SITE, *words(wish), *more)
 
 
 def serve() -> None:
     """The host in service, its GPUs whole, and a device plugin that names each profile."""
-    site("").require_success()
+    if not observe.kubectl("get", "node", HOST, "--ignore-not-found").strip() or offers() != {"nvidia.com/gpu": 8}:
+        site("").require_success()
+    observe.play(OPERATOR, *words("")).require_success()
 
 
 def give_whole_gpus_back() -> None:
     """As other tests expect the host: MIG off, no tool that wants otherwise, the chart's own strategy."""
     run("all-disabled").require_success()
-    site("", strategy="single").require_success()
+    run("").require_success()
+    observe.play(OPERATOR, *words("", "single")).require_success()
 
 
 def until(running: observe.RunningPlay, task: str) -> bool:
