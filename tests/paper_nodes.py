@@ -61,6 +61,7 @@ class Paper:
         """Pods, controllers, budgets and nodes are gone when this returns."""
         self._delete(self.apps.delete_collection_namespaced_deployment)
         self._delete(self.apps.delete_collection_namespaced_daemon_set)
+        self._delete(self.apps.delete_collection_namespaced_stateful_set)
         self._delete(self.batch.delete_collection_namespaced_job)
         self._delete(self.policy.delete_collection_namespaced_pod_disruption_budget)
         self._delete(self.claims.delete_collection_namespaced_resource_claim)
@@ -165,6 +166,14 @@ class Paper:
         wanted = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
         self.apps.create_namespaced_deployment(self.namespace, {"metadata": {"name": name}, "spec": wanted})
         until(lambda: self.apps.read_namespaced_deployment(name, self.namespace).status.ready_replicas == replicas)
+
+    def statefulset(self, name: str, node: str) -> None:
+        """A real StatefulSet whose one pod is bound to a node by its template; it runs when this returns."""
+        labels = {"stateful": name}
+        template = {"metadata": {"labels": labels, "annotations": AT_ONCE}, "spec": pod_spec(node, 1, None)}
+        wanted = {"selector": {"matchLabels": labels}, "serviceName": name, "template": template}
+        self.apps.create_namespaced_stateful_set(self.namespace, {"metadata": {"name": name}, "spec": wanted})
+        until(lambda: self.apps.read_namespaced_stateful_set(name, self.namespace).status.ready_replicas)
 
     def daemonset(self, name: str, nodes: int) -> None:
         labels = {"daemon": name}

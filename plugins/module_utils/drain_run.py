@@ -62,10 +62,17 @@ from ansible_collections.onprem.gpu.plugins.module_utils.eviction import (
     Outcome,
     evict,
 )
-from ansible_collections.onprem.gpu.plugins.module_utils.followed_pods import BUDGET, RESPAWNING, RULE, Followed
+from ansible_collections.onprem.gpu.plugins.module_utils.followed_pods import (
+    BUDGET,
+    RESPAWNING,
+    RULE,
+    Followed,
+    progress,
+)
 
 WATCH_SECONDS = 290
 TICK_SECONDS = 1.0
+PROGRESS_SECONDS = 5.0
 # After a refusal that contradicts what is known of the budget; else its watch tells when to ask again.
 BLOCKED_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 1.0
@@ -135,18 +142,18 @@ class Drain:
         self._first_of_owner = collections.Counter((each.node, each.owner) for each in self.pods.values())
         self._asked_of_owner: collections.Counter[tuple[str, str]] = collections.Counter()
 
-    def run(self, written: t.Collection[str]) -> None:
+    def run(self, written: t.Collection[str], tell: t.Callable[[str], None] = lambda line: None) -> None:
         """Until every node is proven empty of what should go, or time is over, or nothing more can be done.
 
         ``written`` are nodes that were cordoned after their list was made: theirs has to be made again even when it
-        had nothing to evict.
+        had nothing to evict. ``tell`` is called with a line about how far it is when that has changed, not too often.
         """
         self._unproven = {*written, *(each.node for each in self.pods.values() if each.open)}
         if not self._unproven:
             return
         pool = ThreadPoolExecutor(self.limits.concurrency)
         try:
-            self._run(pool)
+            self._run(pool, tell)
         except ClusterError as error:
             self.error = error
         except KeyboardInterrupt:
@@ -158,7 +165,8 @@ class Drain:
             pool.shutdown(wait=True)
             self._take_what_is_there()
 
-    def _run(self, pool: ThreadPoolExecutor) -> None:
+    def _run(self, pool: ThreadPoolExecutor, tell: t.Callable[[str], None]) -> None:
+        told, told_at = "", time.monotonic()
         while self._unproven and not self.error:
             self._watch_busy_nodes()
             self._send(pool)
@@ -167,6 +175,11 @@ class Drain:
                 break
             self._take_next()
             self._give_up_stuck()
+            if time.monotonic() - told_at >= PROGRESS_SECONDS:
+                line, told_at = progress(self.pods.values()), time.monotonic()
+                if line not in ("", told):
+                    tell(line)
+                told = line
         if not self.error:
             for node in sorted(self._unproven):
                 self._list_again(node)

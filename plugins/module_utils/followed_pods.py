@@ -17,6 +17,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.disruption_budgets impo
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.drain_plan import (
     REFUSED,
+    WAIT_JOB,
     Judgement,
     Pod,
     controller_of,
@@ -92,3 +93,21 @@ def _budget_text(over: t.Sequence[Budget]) -> str:
     if over[0].unmeetable:
         return f"its PodDisruptionBudget can never be met; run more pods or change it: {texts}"
     return f"its PodDisruptionBudget allows no disruption now: {texts}"
+
+
+def progress(followed: t.Iterable[Followed]) -> str:
+    """One line for people who wait: how many pods of each node are left, and how many wait for a budget or a job."""
+    nodes: dict[str, list[Followed]] = {}
+    for each in followed:
+        if each.remains:
+            nodes.setdefault(each.node, []).append(each)
+    return "; ".join(f"{node}: {_left(nodes[node])}" for node in sorted(nodes))
+
+
+def _left(pods: t.Sequence[Followed]) -> str:
+    held = sum(each.blocked for each in pods)
+    jobs = sum(each.judgement.verdict == WAIT_JOB for each in pods)
+    texts = [f"{len(pods)} pod{'' if len(pods) == 1 else 's'} left"]
+    texts += [f"{held} held by a budget"] if held else []
+    texts += [f"{jobs} not to be evicted yet"] if jobs else []
+    return ", ".join(texts)

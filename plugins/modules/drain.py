@@ -21,6 +21,7 @@ description:
     the same name is never hit by a request that was meant for the old one.
   - Nodes are never uncordoned; M(onprem.gpu.nodes) does that.
   - When the time is over and pods are left the module fails and names each of them with what holds it.
+  - While it waits it shows how many pods are left, provided that it runs on the controller.
 author:
   - Contributors to the onprem.gpu collection (@onprem-gpu)
 extends_documentation_fragment:
@@ -166,6 +167,10 @@ options:
         rights are tested too. V(false) predicts from what was read alone.
     type: bool
     default: true
+  _progress_file:
+    description: File of the controller's half of the module, which shows its lines while the drain runs. Not for
+      playbooks.
+    type: path
 notes:
   - 'Needs these rights: nodes C(get), C(list), C(patch); pods C(get), C(list), C(watch); pods/eviction C(create), or
     pods C(delete) with O(disable_eviction=true); poddisruptionbudgets.policy C(list), C(watch); daemonsets.apps C(get),
@@ -285,7 +290,9 @@ msg:
   sample: "2 nodes drained: 14 pods evicted"
 """
 
+import contextlib
 import functools
+import os
 import re
 import signal
 import time
@@ -364,6 +371,7 @@ OPTIONS = {
     "evict_concurrency": {"type": "int", "default": 8},
     "max_rounds": {"type": "int", "default": 5},
     "check_mode_server": {"type": "bool", "default": True},
+    "_progress_file": {"type": "path"},
 }
 # Smallest and largest value of each number; None = no limit.
 RANGES: dict[str, tuple[int, int | None]] = {
@@ -504,7 +512,8 @@ def carry_out(module: AnsibleModule, drain: Drain, cordoned: t.Mapping[str, Writ
     """Evict and wait, or in check mode ask the server what it would do. Returns what ended it before its time."""
     if not module.check_mode:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        drain.run([name for name, written in cordoned.items() if written.changed])
+        with progress_lines(module.params["_progress_file"]) as tell:
+            drain.run([name for name, written in cordoned.items() if written.changed], tell)
         return drain.error
     if module.params["check_mode_server"]:
         try:
@@ -512,6 +521,17 @@ def carry_out(module: AnsibleModule, drain: Drain, cordoned: t.Mapping[str, Writ
         except ClusterError as error:
             return error
     return None
+
+
+@contextlib.contextmanager
+def progress_lines(path: str | None) -> t.Iterator[t.Callable[[str], None]]:
+    """A function that shows one line, where somebody reads them."""
+    with contextlib.ExitStack() as stack:
+        try:
+            lines = stack.enter_context(open(path or os.devnull, "a", encoding="utf-8"))
+        except OSError:  # another user's file: the drain matters more
+            lines = stack.enter_context(open(os.devnull, "a", encoding="utf-8"))
+        yield lambda line: print(line, file=lines, flush=True)
 
 
 def report(

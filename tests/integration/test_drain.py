@@ -16,6 +16,7 @@ import time
 import typing as t
 
 import kubernetes
+import observe
 import paper_nodes
 import pytest
 import run_module
@@ -379,6 +380,22 @@ def test_deleting_past_budgets_names_them(paper, drain):
     assert f"{paper.namespace}/db" in json.dumps(result["warnings"])
 
 
+def test_a_pod_of_the_same_name_is_a_pod_of_its_own(paper, drain):
+    """A StatefulSet makes the next one on the same node at once; each gets its own request with its own uid."""
+    [node] = paper.nodes(1)
+    paper.statefulset("db", node)
+    paper.pod("slow", node, finalizers=["example.com/archive"])
+    release = threading.Timer(5, lambda: paper.patch_pod("slow", {"metadata": {"finalizers": None}}))
+    release.start()
+    result = drain(node, max_rounds=3, grace_period_seconds=0)
+    release.join()
+    assert (result["failed"], result["reason"]) == (True, "conflict"), result["msg"]
+    pods = [pod for pod in result["nodes"][node]["pods"] if pod["name"] == "db-0"]
+    assert len({pod["uid"] for pod in pods}) == len(pods) == 4
+    assert sorted(pod["outcome"] for pod in pods) == ["evicted", "evicted", "evicted", "failed"]
+    assert f"StatefulSet {paper.namespace}/db" in result["msg"]
+
+
 # --- waiting until they are gone ---
 
 
@@ -626,6 +643,27 @@ def test_a_selector_chooses_the_nodes(paper, drain):
     paper.pod("web", nodes[1])
     result = drain(label_selector=f"{paper.selector},kubernetes.io/hostname in ({', '.join(nodes)})")
     assert (result["failed"], sorted(result["nodes"])) == (False, sorted(nodes))
+
+
+# --- in a playbook ---
+
+
+def test_a_playbook_shows_how_far_it_is_and_defaults_of_the_group_reach_it(paper, kubeconfig, tmp_path):
+    [node] = paper.nodes(1)
+    paper.pod("held", node, finalizers=["example.com/archive"])
+    task = {"name": "Drain", "onprem.gpu.drain": {"nodes": [node], "timeout_seconds": 8}, "ignore_errors": True}
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "module_defaults": {"group/onprem.gpu.cluster": {"kubeconfig": str(kubeconfig)}},
+        "tasks": [task],
+    }
+    playbook = tmp_path / "drain.yml"
+    playbook.write_text(json.dumps([play]))
+    run = observe.play(playbook, inventory=tmp_path).require_success()
+    result = run.result_of("onprem.gpu.drain", "localhost")
+    assert (result["reason"], result["changed"]) == ("timeout", True)
+    assert f"\n{node}: 1 pod left\n" in run.log.read_text()
 
 
 # --- interruption ---
