@@ -91,7 +91,7 @@ class RunLock:
         self._note_time(answer)
         if answer.status == 404:
             return None
-        return lock_of(self.cluster.demand(answer, f"get lease {self._label}"), self.terms.prefix)
+        return lock_of(self.cluster.demand(answer, f"get lease {self.label}"), self.terms.prefix)
 
     def take(
         self, run: str, owner: str, first_token: int, break_lock: bool = False, wait_seconds: float = 0
@@ -155,10 +155,10 @@ class RunLock:
         """The same lock. Raises ClusterError when it is not the run's, or was taken up again since."""
         if lock is None:
             raise ClusterError(
-                "lock_held", f"Lease {self._label}, the lock of run {run}, is gone. Start the run again to take it."
+                "lock_held", f"Lease {self.label}, the lock of run {run}, is gone. Start the run again to take it."
             )
         if lock.run != run:
-            held = self._held_by(lock) if lock.holder else f"Lock {self._label} was released"
+            held = self._held_by(lock) if lock.holder else f"Lock {self.label} was released"
             raise ClusterError(
                 "lock_held", f"{held}; run {run} no longer has it and must not go on. Its nodes keep their states."
             )
@@ -182,13 +182,18 @@ class RunLock:
 
         return self._change(decide)
 
-    def release(self, run: str, token: int) -> None:
-        """Leave the lock to others. Where it is not ours any more there is nothing to do."""
+    def release(self, run: str, token: int) -> bool:
+        """Leave the lock to others; whether it was ours. Where it is not there is nothing to do."""
+        held = False
 
         def decide(lock: Lock | None, now: datetime.datetime) -> Lock | None:
-            return released(lock, now) if lock is not None and lock.run == run and lock.transitions == token else None
+            nonlocal held
+            own = lock is not None and lock.run == run and lock.transitions == token
+            held = held or own
+            return released(lock, now) if lock is not None and own else None
 
         self._change(decide)
+        return held
 
     # --- Writing ---
 
@@ -212,7 +217,7 @@ class RunLock:
             self._sleep(0.05 * 2**attempt * random.uniform(0.5, 1.5))
         raise ClusterError(
             "conflict",
-            f"Could not write lease {self._label} in {ATTEMPTS} tries: others wrote it each time. Run again.",
+            f"Could not write lease {self.label} in {ATTEMPTS} tries: others wrote it each time. Run again.",
         )
 
     def _put(self, lock: Lock) -> Lock:
@@ -222,7 +227,7 @@ class RunLock:
         answer = self.cluster.request(method, path, {"fieldManager": "onprem.gpu"}, body)
         if answer.status == 409:
             raise Raced
-        what = f"{'update' if exists else 'create'} lease {self._label}"
+        what = f"{'update' if exists else 'create'} lease {self.label}"
         stored = lock_of(self.cluster.demand(answer, what), self.terms.prefix)
         self.written = True
         return stored
@@ -240,11 +245,11 @@ class RunLock:
         self._server_time = (date, self._clock())
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
         return f"{self.terms.namespace}/{self.terms.name}"
 
     def _held_by(self, lock: Lock) -> str:
-        return f"Lock {self._label} is held by run {lock.run} ({lock.owner or 'owner unknown'})"
+        return f"Lock {self.label} is held by run {lock.run} ({lock.owner or 'owner unknown'})"
 
 
 def _seconds(span: datetime.timedelta) -> str:

@@ -281,8 +281,9 @@ def advance(node: Node, keys: Keys, run: Run, order: Advance, ready: bool) -> Pa
     interference = "" if order.recordon else _interference(node, keys, standing)
     if interference:
         return compute(node, _failed(keys, standing, order.now, INTERFERED, interference))
-    if standing.state == REBOOTING:
-        _demand_proof_of_boot(node, standing, ready)
+    obstacle = boot_obstacle(node, standing, ready) if standing.state == REBOOTING else ""
+    if obstacle:
+        raise Declined(obstacle)
     notes = {
         "state": order.to,
         "token": str(run.token),
@@ -429,11 +430,11 @@ def _interference(node: Node, keys: Keys, standing: Standing) -> str:
     return f"somebody {' and '.join(undone)} while it was {standing.place}" if undone else ""
 
 
-def _demand_proof_of_boot(node: Node, standing: Standing, ready: bool) -> None:
+def boot_obstacle(node: Node, standing: Standing, ready: bool) -> str:
+    """What is missing for the proof that the node has rebooted and serves again; '' when nothing is."""
     if _boot_id(node) in ("", standing.boot_id):
-        raise Declined(f"has not rebooted: its kubelet still reports boot id {standing.boot_id}")
-    if not ready:
-        raise Declined("has rebooted, but its kubelet has not reported Ready since")
+        return f"has not rebooted: its kubelet still reports boot id {standing.boot_id}"
+    return "" if ready else "has rebooted, but its kubelet has not reported Ready since"
 
 
 def _boot_id(node: Node) -> str:
