@@ -528,10 +528,10 @@ def progress_lines(path: str | None) -> t.Iterator[t.Callable[[str], None]]:
     """A function that shows one line, where somebody reads them."""
     with contextlib.ExitStack() as stack:
         try:
-            lines = stack.enter_context(open(path or os.devnull, "a", encoding="utf-8"))
+            lines = stack.enter_context(open(path or os.devnull, "a", buffering=1, encoding="utf-8"))
         except OSError:  # another user's file: the drain matters more
             lines = stack.enter_context(open(os.devnull, "a", encoding="utf-8"))
-        yield lambda line: print(line, file=lines, flush=True)
+        yield lambda line: lines.writelines([line, "\n"])
 
 
 def report(

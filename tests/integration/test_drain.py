@@ -455,11 +455,14 @@ def test_a_deployment_that_puts_pods_back_is_given_up_and_named(paper, drain):
 
 def test_a_pod_that_lands_on_the_node_meanwhile_goes_as_well(paper, drain):
     [node] = paper.nodes(1)
-    paper.pod("slow", node, grace=5)
+    paper.pod("slow", node, finalizers=["example.com/archive"])
     late = threading.Timer(2, lambda: paper.pod("late", node, running=False))
+    release = threading.Timer(5, lambda: paper.patch_pod("slow", {"metadata": {"finalizers": None}}))
     late.start()
+    release.start()
     result = drain(node)
     late.join()
+    release.join()
     assert (result["failed"], paper.on_node(node)) == (False, []), result["msg"]
     assert told(result, node, "outcome") == {"slow": "evicted", "late": "evicted"}
 
