@@ -22,7 +22,6 @@ import silicon
 
 HOST = "gpu-h100-1"
 PLAYBOOK = observe.ROOT / "playbooks" / "partition.yml"
-OPERATOR = observe.ROOT / "playbooks" / "operator.yml"
 SITE = observe.ROOT / "playbooks" / "site.yml"
 SILICON = observe.LAB / "hosts" / HOST / "silicon"
 ANNOTATION = "onprem.gpu/partition"
@@ -46,10 +45,10 @@ OWN = {
 Wish = str | t.Mapping[str, t.Any]
 
 
-def words(wish: Wish, strategy: str = "mixed") -> list[str]:
+def words(wish: Wish) -> list[str]:
     """Arguments of ansible-playbook for a layout by name, or for variables that say it."""
     variables = {"gpu_mig_layout": wish} if isinstance(wish, str) else dict(wish)
-    variables |= {"gpu_operator_mig_strategy": strategy, "gpu_mig_evict_force": True, "gpu_mig_wait_seconds": 90}
+    variables |= {"gpu_mig_evict_force": True, "gpu_mig_wait_seconds": 90}
     return ["--limit", HOST, "--extra-vars", json.dumps(variables)]
 
 
@@ -62,17 +61,15 @@ def site(wish: Wish, *more: str) -> observe.Run:
 
 
 def serve() -> None:
-    """The host in service, its GPUs whole, and a device plugin that names each profile."""
+    """The host in service, its GPUs whole."""
     if not observe.kubectl("get", "node", HOST, "--ignore-not-found").strip() or offers() != {"nvidia.com/gpu": 8}:
         site("").require_success()
-    observe.play(OPERATOR, *words("")).require_success()
 
 
 def give_whole_gpus_back() -> None:
-    """As other tests expect the host: MIG off, no tool that wants otherwise, the chart's own strategy."""
+    """As other tests expect the host: MIG off, and no tool that wants otherwise."""
     run("all-disabled").require_success()
     run("").require_success()
-    observe.play(OPERATOR, *words("", "single")).require_success()
 
 
 def until(running: observe.RunningPlay, task: str) -> bool:

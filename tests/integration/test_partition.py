@@ -118,7 +118,7 @@ def test_a_pod_that_is_in_the_way_is_evicted(story: Story) -> None:
 def test_the_node_is_returned_as_it_was_found(story: Story) -> None:
     assert not story.node["spec"].get("unschedulable")
     assert partition.ANNOTATION not in story.node["metadata"]["annotations"]
-    assert {value for name, value in story.node["metadata"]["labels"].items() if ".gpu.deploy." in name} <= {"true"}
+    assert {value for name, value in story.node["metadata"]["labels"].items() if "/gpu.deploy." in name} == {"true"}
 
 
 def test_a_quota_that_matches_nothing_is_a_loud_warning(story: Story) -> None:

@@ -50,7 +50,7 @@ def assert_in_service(offers: dict[str, int], *, cordoned: bool = False) -> None
     assert partition.offers() == offers
     assert bool(node["spec"].get("unschedulable")) is cordoned
     assert partition.ANNOTATION not in node["metadata"]["annotations"]
-    assert {value for name, value in node["metadata"]["labels"].items() if ".gpu.deploy." in name} == {"true"}
+    assert {value for name, value in node["metadata"]["labels"].items() if "/gpu.deploy." in name} == {"true"}
 
 
 def other_layout() -> str:
