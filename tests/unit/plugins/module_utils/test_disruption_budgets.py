@@ -127,6 +127,14 @@ def test_a_budget_that_can_never_be_met_is_told_from_one_that_recovers(status, e
     assert predictions([pod()], [budget_of(pdb(**status))]) == {"u0": expected}
 
 
+def test_what_one_pod_too_many_allows_is_no_promise_and_no_verdict_for_the_next():
+    """During a rollout the budget that can never be met can be met once."""
+    rollout = pdb(disruptionsAllowed=1, currentHealthy=4, desiredHealthy=3, expectedPods=3)
+    first, second = pod(), pod()
+    second["metadata"]["uid"] = "u1"
+    assert predictions([first, second], [budget_of(rollout)]) == {"u0": NOW, "u1": LATER}
+
+
 def test_an_unready_pod_of_a_budget_that_can_never_be_met_goes_only_where_the_budget_says_so():
     unmeetable = {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 1, "expectedPods": 1}
     broken = pod(ready=False)
