@@ -13,7 +13,7 @@ DOCUMENTATION = r"""
   description:
     - Says of each pod whether it still runs, passed or failed, or why there is no verdict. A pod that finds no device
       free, or that somebody takes away, says nothing about its node.
-  positional: found, refused
+  positional: found
   options:
     _input:
       description: The pods as P(onprem.gpu.smoke_pods#filter) made them.
@@ -25,11 +25,6 @@ DOCUMENTATION = r"""
       type: list
       elements: dict
       required: true
-    refused:
-      description: RV(onprem.gpu.cluster_objects#module:objects) of the task that made the pods.
-      type: list
-      elements: dict
-      default: []
 """
 
 EXAMPLES = r"""

@@ -102,32 +102,23 @@ def _only(node: str) -> dict[str, t.Any]:
     return {"nodeSelectorTerms": [{"matchFields": [by_name]}]}
 
 
-def reports(
-    wanted: t.Iterable[Pod], found: t.Iterable[Pod], refused: t.Iterable[t.Mapping[str, t.Any]] = ()
-) -> list[Report]:
+def reports(wanted: t.Iterable[Pod], found: t.Iterable[Pod]) -> list[Report]:
     """Return what became of each wanted pod: {node, resource, pod, state, told}.
 
-    found: pods of the API. refused: entries {object, error} of onprem.gpu.cluster_objects for those that could not be
-    made. state: running, passed, failed, or no_verdict where the pod never got a device or was taken away.
+    found: pods of the API. state: running, passed, failed, or no_verdict where the pod never got a device or was taken
+    away.
     """
     there = {pod["metadata"]["name"]: pod for pod in found}
-    errors = {one["object"].rpartition("/")[2]: one["error"] for one in refused if one["error"]}
-    return [_report(pod, there.get(pod["metadata"]["name"]), errors) for pod in wanted]
+    return [_report(pod, there.get(pod["metadata"]["name"])) for pod in wanted]
 
 
-def _report(wanted: Pod, found: Pod | None, errors: t.Mapping[str, str]) -> Report:
+def _report(wanted: Pod, found: Pod | None) -> Report:
     metadata = wanted["metadata"]
-    name, annotations = metadata["name"], metadata["annotations"]
-    if name in errors:
-        state, told = "failed", f"the API server refused it: {errors[name]}"
-    elif found is None:
-        state, told = "no_verdict", "somebody removed it before it ended"
-    else:
-        state, told = _became(found)
+    state, told = _became(found) if found else ("no_verdict", "somebody removed it before it ended")
     return {
-        "node": annotations[NODE_ANNOTATION],
-        "resource": annotations[RESOURCE_ANNOTATION],
-        "pod": name,
+        "node": metadata["annotations"][NODE_ANNOTATION],
+        "resource": metadata["annotations"][RESOURCE_ANNOTATION],
+        "pod": metadata["name"],
         "state": state,
         "told": told,
     }
