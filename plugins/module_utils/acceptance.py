@@ -167,7 +167,7 @@ def _persistence(host: Facts, _wishes: Facts) -> Check:
 
 def _fabric(host: Facts, _wishes: Facts) -> Check:
     """GPUs before Hopper do not tell how far the fabric is; there the service's state has to do."""
-    states = {gpu.get("fabric") for gpu in _seen(host)} - {None, "completed"}
+    states = {str(gpu["fabric"]) for gpu in _seen(host) if gpu.get("fabric")} - {"completed"}
     if not host["nvswitch"].get("fabric_manager"):
         trouble = (
             "nvidia-fabricmanager does not run, so CUDA fails with error 802: see its journal, run onprem.gpu.prepare"

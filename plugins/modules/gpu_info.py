@@ -11,8 +11,8 @@ short_description: Report GPUs, driver, topology, runtime and kubelet of a host
 version_added: 0.1.0
 description:
   - Reports in one round trip what the roles of this collection decide by, on a host with or without NVIDIA's driver.
-  - Reads files below C(/proc), C(/sys) and C(/etc), and starts one package query, C(modinfo), C(nvidia-ctk cdi list) and
-    one C(systemctl show). It changes nothing, and does not load the driver when it is not loaded.
+  - Reads files below C(/proc), C(/sys) and C(/etc), and starts one package query, C(modinfo), C(nvidia-ctk cdi list)
+    and one C(systemctl show). It changes nothing, and does not load the driver when it is not loaded.
   - What cannot be read is left out (V(null) or empty) and named in RV(errors); it does not fail the task.
 options:
   _nvidia_ml_py:
@@ -286,11 +286,11 @@ gpus:
       type: bool
       sample: true
     ecc_uncorrected:
-      description: Memory errors since the driver was loaded that ECC could not correct; V(null) where ECC does not count.
+      description: Memory errors since the driver was loaded that ECC could not correct; V(null) where nobody counts.
       type: int
       sample: 0
     row_remap_pending:
-      description: Whether a broken row of memory waits for a reset to be replaced; V(null) for a GPU without spare rows.
+      description: Whether a broken row of memory waits for a reset to be replaced; V(null) on GPUs without spare rows.
       type: bool
       sample: false
     row_remap_failed:
