@@ -140,7 +140,8 @@ class Drain:
             for pod in listing.pods:
                 self._take_up(node, pod, late=False)
         self._first_of_owner = collections.Counter((each.node, each.owner) for each in self.pods.values())
-        self._asked_of_owner: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._asking_of_owner: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._accepted_of_owner: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def run(self, written: t.Collection[str], tell: t.Callable[[str], None] = lambda line: None) -> None:
         """Until every node is proven empty of what should go, or time is over, or nothing more can be done.
@@ -319,10 +320,9 @@ class Drain:
         for followed in self._in_order():
             if free <= 0:
                 return
-            self._give_up_respawning(followed)
-            if followed.to_send and time.monotonic() >= followed.not_before and self._budget_lets_go(followed):
+            if followed.to_send and time.monotonic() >= followed.not_before and self._may_go(followed):
                 followed.requested = True
-                self._asked_of_owner[followed.node, followed.owner] += 1
+                self._asking_of_owner[followed.node, followed.owner] += 1
                 self._busy.update(followed.over)
                 self._heard_of.difference_update(followed.over)
                 pool.submit(self._request, followed)
@@ -347,13 +347,17 @@ class Drain:
             self._order = [self.pods[pod["metadata"]["uid"]] for pod in pods]
         return self._order
 
-    def _give_up_respawning(self, followed: Followed) -> None:
-        """Stop asking when somebody makes pods for this node again and again."""
+    def _may_go(self, followed: Followed) -> bool:
+        return self._rounds_let_go(followed) and self._budget_lets_go(followed)
+
+    def _rounds_let_go(self, followed: Followed) -> bool:
+        """Whether its owner may lose one more on this node; one that makes pods again and again is given up."""
         owner = (followed.node, followed.owner)
         enough = self.limits.max_rounds * max(1, self._first_of_owner[owner])
-        if followed.late and followed.to_send and self._asked_of_owner[owner] >= enough:
+        if followed.late and self._accepted_of_owner[owner] >= enough:
             followed.obstacle = RESPAWNING
             followed.message = f"{followed.owner} makes pods for this node again and again"
+        return not followed.late or self._accepted_of_owner[owner] + self._asking_of_owner[owner] < enough
 
     def _budget_lets_go(self, followed: Followed) -> bool:
         if len(followed.over) != 1:
@@ -374,7 +378,7 @@ class Drain:
     def _on_outcome(self, followed: Followed, outcome: Outcome) -> None:
         followed.requested = False
         self._busy.difference_update(followed.over)
-        self._asked_of_owner[followed.node, followed.owner] -= outcome.meaning != ACCEPTED
+        self._asking_of_owner[followed.node, followed.owner] -= 1
         if outcome.meaning == ACCEPTED:
             self._on_accepted(followed)
         elif outcome.meaning == GONE:
@@ -392,6 +396,7 @@ class Drain:
 
     def _on_accepted(self, followed: Followed) -> None:
         followed.accepted, followed.blocked, followed.message = True, False, ""
+        self._accepted_of_owner[followed.node, followed.owner] += 1
         for key in followed.over:
             budget = (self.budgets or {}).get(key)
             self._held.pop(key, None)

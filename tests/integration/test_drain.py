@@ -380,19 +380,31 @@ def test_deleting_past_budgets_names_them(paper, drain):
     assert f"{paper.namespace}/db" in json.dumps(result["warnings"])
 
 
+@contextlib.contextmanager
+def kept_busy(paper: Paper, node: str) -> t.Iterator[None]:
+    """A pod that needs five seconds to go, so that what lands on the node before is seen by the same drain."""
+    paper.pod("slow", node, finalizers=["example.com/archive"])
+    release = threading.Timer(5, lambda: paper.patch_pod("slow", {"metadata": {"finalizers": None}}))
+    release.start()
+    try:
+        yield
+    finally:
+        release.join()
+
+
 def test_a_pod_of_the_same_name_is_a_pod_of_its_own(paper, drain):
     """A StatefulSet makes the next one on the same node at once; each gets its own request with its own uid."""
     [node] = paper.nodes(1)
     paper.statefulset("db", node)
-    paper.pod("slow", node, finalizers=["example.com/archive"])
-    release = threading.Timer(5, lambda: paper.patch_pod("slow", {"metadata": {"finalizers": None}}))
-    release.start()
-    result = drain(node, max_rounds=3, grace_period_seconds=0)
-    release.join()
+    with kept_busy(paper, node):
+        result = drain(node, max_rounds=3, grace_period_seconds=0)
     assert (result["failed"], result["reason"]) == (True, "conflict"), result["msg"]
     pods = [pod for pod in result["nodes"][node]["pods"] if pod["name"] == "db-0"]
-    assert len({pod["uid"] for pod in pods}) == len(pods) == 4
-    assert sorted(pod["outcome"] for pod in pods) == ["evicted", "evicted", "evicted", "failed"]
+    assert len({pod["uid"] for pod in pods}) == len(pods)
+    outcomes = [
+        pod["outcome"] for pod in pods if pod["outcome"] != "gone"
+    ]  # kwok deletes by name, and may hit the next
+    assert sorted(outcomes) == ["evicted", "evicted", "evicted", "failed"]
     assert f"StatefulSet {paper.namespace}/db" in result["msg"]
 
 
@@ -445,24 +457,22 @@ def test_a_deployment_that_puts_pods_back_is_given_up_and_named(paper, drain):
     """Its template names the node, so the scheduler and the cordon are passed by."""
     [node] = paper.nodes(1)
     paper.deployment("stubborn", 2, {"app": "stubborn"}, nodeName=node)
-    result = drain(node, max_rounds=2, grace_period_seconds=0)
+    with kept_busy(paper, node):
+        result = drain(node, max_rounds=2, grace_period_seconds=0)
     assert (result["failed"], result["changed"], result["reason"]) == (True, True, "conflict"), result["msg"]
     assert f"ReplicaSet {paper.namespace}/stubborn-" in result["msg"]
-    outcomes = list(told(result, node, "outcome").values())
+    outcomes = [outcome for name, outcome in told(result, node, "outcome").items() if name != "slow"]
     assert outcomes.count("evicted") == 4
     assert outcomes.count("failed") >= 1
 
 
 def test_a_pod_that_lands_on_the_node_meanwhile_goes_as_well(paper, drain):
     [node] = paper.nodes(1)
-    paper.pod("slow", node, finalizers=["example.com/archive"])
     late = threading.Timer(2, lambda: paper.pod("late", node, running=False))
-    release = threading.Timer(5, lambda: paper.patch_pod("slow", {"metadata": {"finalizers": None}}))
-    late.start()
-    release.start()
-    result = drain(node)
+    with kept_busy(paper, node):
+        late.start()
+        result = drain(node)
     late.join()
-    release.join()
     assert (result["failed"], paper.on_node(node)) == (False, []), result["msg"]
     assert told(result, node, "outcome") == {"slow": "evicted", "late": "evicted"}
 

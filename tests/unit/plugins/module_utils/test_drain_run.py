@@ -736,6 +736,23 @@ def test_only_evictions_count_as_rounds():
     assert outcomes(drained(server, limits=limits(max_rounds=2))) == {"p": "evicted", "again": "evicted"}
 
 
+def test_an_owner_is_not_given_up_for_evictions_that_may_still_fail():
+    """The second pod's eviction is out when the third comes; then it turns out that the second went by itself."""
+    server = ApiServer(grace=0.3)
+    server.pod("p")
+    server.later(0.05, server.pod, "second")
+
+    def overtaken(request):
+        if request[0] == "POST" and request[1].endswith("/second/eviction"):
+            server.pod("third")
+            time.sleep(0.1)
+            server.remove("pods", server.named("pods", "ns", "second")["metadata"]["uid"])
+
+    server.trouble = overtaken
+    drain = drained(server, limits=limits(max_rounds=2))
+    assert outcomes(drain) == {"p": "evicted", "second": "gone", "third": "evicted"}
+
+
 def test_replacements_of_many_pods_are_one_round():
     server = ApiServer()
     made = iter(range(10))
