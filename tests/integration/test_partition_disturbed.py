@@ -72,7 +72,7 @@ def test_a_killed_run_is_finished_by_the_next(task: str) -> None:
 def test_a_call_that_fails_leaves_gpus_and_node_as_they_were() -> None:
     before, layout = partition.layout(), other_layout()
     offers = partition.offers()
-    with partition.fault("create_gi 3 999 1000"):
+    with partition.fault("create_gi 3 999 1"):
         run = partition.run(layout)
     assert run.exit_code != 0
     assert "The GPUs are as they were before" in run.failures()[-1]
@@ -80,6 +80,20 @@ def test_a_call_that_fails_leaves_gpus_and_node_as_they_were() -> None:
     assert partition.layout() == before
     partition.wait_for(lambda: partition.offers() == offers)
     assert_in_service(offers)
+
+
+def test_a_node_whose_gpus_are_no_longer_as_they_were_stays_out_of_service_until_a_run_succeeds() -> None:
+    layout = other_layout()
+    with partition.fault("create_gi 3 999 1000"):
+        run = partition.run(layout)
+    assert run.exit_code != 0
+    assert "What is there now: GPU" in run.failures()[-1]
+    assert f"Node {HOST} stays out of service" in run.failures()[-1]
+    node = partition.node()
+    assert node["spec"]["unschedulable"] is True
+    assert "What is there now" in json.loads(node["metadata"]["annotations"][partition.ANNOTATION])["problem"]
+    partition.run(layout).require_success()
+    assert_in_service(LAYOUTS[layout])
 
 
 def test_a_node_that_somebody_had_cordoned_stays_cordoned() -> None:
