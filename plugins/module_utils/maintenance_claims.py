@@ -69,7 +69,6 @@ def parse_amount(text: str, name: str) -> Amount:
 class Rules:
     """What a run may do."""
 
-    run: str
     max_unavailable: Amount
     max_failures: Amount
     batch_label: str = ""
@@ -159,20 +158,22 @@ def plan_claims(
     fleet: t.Mapping[str, Member],
     targets: t.Mapping[str, str],
     rules: Rules,
+    run: str,
+    *,
     announced: t.Collection[str] = (),
     started: int = 0,
 ) -> Plan:
-    """Choose among the nodes of ``targets``, in its order.
+    """What a run claims among the nodes of ``targets``, in its order.
 
     ``announced`` are nodes that a claim said it would take and that are not seen taken yet: they count as out, and are
     the first to be chosen. ``started`` is how many nodes the run has claimed so far. Raises ClaimError when a gang can
     never fit.
     """
-    skipped = {name: why for name, target in targets.items() if (why := _unwanted(fleet[name], target, rules))}
+    skipped = {name: why for name, target in targets.items() if (why := _unwanted(fleet[name], target, rules, run))}
     wanted = [name for name in targets if name not in skipped]
     out = {name: member.out for name, member in fleet.items() if member.out}
     out.update({name: "about to be claimed" for name in announced if name not in out})
-    own = [member for member in fleet.values() if member.standing.run == rules.run]
+    own = [member for member in fleet.values() if member.standing.run == run]
     busy = {_domain(member, rules) for member in own if member.standing.active}
     failures = sorted(member.name for member in own if member.standing.state in (FAILED, ROLLED_BACK))
     limit = rules.max_unavailable.of(len(fleet))
@@ -193,10 +194,10 @@ def plan_claims(
     )
 
 
-def _unwanted(member: Member, target: str, rules: Rules) -> str:
+def _unwanted(member: Member, target: str, rules: Rules, run: str) -> str:
     """Why a node is not claimed, whatever the limits; '' when it may be."""
     standing = member.standing
-    foreign = standing.in_maintenance and standing.run != rules.run
+    foreign = standing.in_maintenance and standing.run != run
     rolled_back = standing.state == ROLLED_BACK and standing.target == target
     reasons: tuple[tuple[t.Any, str], ...] = (
         (standing.damage, f"unreadable: {standing.damage}"),
@@ -246,16 +247,26 @@ def _refuse_large_gangs(groups: Groups, limit: int, rules: Rules) -> None:
 
 
 def _choice(groups: Groups, out: set[str], limit: int, rules: Rules, busy: t.Collection[str]) -> list[str]:
-    """As many as the limit lets through: gangs as a whole and as many as fit, otherwise one domain at a time."""
+    """As many as the limit lets through, of one domain at a time."""
+    if rules.gang_aware:
+        return _whole_gangs(groups, out, limit)
     chosen: list[str] = []
-    eligible = [names for domain, names in groups.items() if rules.gang_aware or not busy or domain in busy]
-    for names in eligible:
-        for together in [names] if rules.gang_aware else [[name] for name in names]:
-            if len(out.union(chosen, together)) > limit:
-                return chosen
-            chosen += together
-        if chosen and not rules.gang_aware:
+    for names in [names for domain, names in groups.items() if not busy or domain in busy]:
+        for name in names:
+            if len(out.union(chosen, [name])) <= limit:
+                chosen.append(name)
+        if chosen:
             return chosen
+    return chosen
+
+
+def _whole_gangs(groups: Groups, out: set[str], limit: int) -> list[str]:
+    """As many domains as fit. The first that does not fit ends it, or smaller ones would keep it waiting for ever."""
+    chosen: list[str] = []
+    for names in groups.values():
+        if len(out.union(chosen, names)) > limit:
+            break
+        chosen += names
     return chosen
 
 

@@ -225,7 +225,9 @@ class Maintenance:
                 fleet = self._with_medik8s(fleet, claims.medik8s_namespace)
             seen = {name for name, member in fleet.items() if member.standing.in_maintenance}
             announced = [name for name in lock.still_announced(self.lock.now()) if name not in seen]
-            self.plan = plan = plan_claims(fleet, targets, claims.rules, announced, lock.started)
+            self.plan = plan = plan_claims(
+                fleet, targets, claims.rules, run.id, announced=announced, started=lock.started
+            )
             decide = functools.partial(self._claim, run, claims, fleet, self._clock())
             chosen = {name: nodes[name] for name in plan.chosen}
             if not chosen or self.rehearsal:
@@ -251,7 +253,7 @@ class Maintenance:
         holders = foreign_holders(node)
         if holders and not standing_of(node, self.keys).in_maintenance:
             raise Declined(f"was taken by somebody else in between: {'; '.join(holders)}", "conflict")
-        if self._clock() - announced_at > ANNOUNCED_SECONDS / 2:
+        if self._clock() - announced_at > min(ANNOUNCED_SECONDS / 2, self.lock.terms.seconds):
             raise Declined("was not claimed: its announcement is too old by now; claim again", "timeout")
         order = Claim(
             target=claims.wanted[name].target,

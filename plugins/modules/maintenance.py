@@ -876,7 +876,6 @@ def claim(maintenance: Maintenance, params: Params) -> Outcome:
         for name in asked(params) or []
     }
     rules = Rules(
-        run=params["run"],
         max_unavailable=parse_amount(params["max_unavailable"], "max_unavailable"),
         max_failures=parse_amount(params["max_failures"], "max_failures"),
         batch_label=params["batch_label"] or "",
