@@ -22,8 +22,8 @@ DOCUMENTATION = r"""
     wishes:
       description:
         - What is wanted. C(node), C(gpus) (0 means at least one), C(driver_version), C(fabric_manager), C(mig_layout),
-          C(mig_differences), C(expected) (counts by resource), C(runtime_class), C(runtime_classes) and
-          C(smoke_not_run). The role P(onprem.gpu.gpu_acceptance#role) has them.
+          C(mig_differences), C(expected) (counts by resource), C(runtime_handler) and C(smoke_not_run). The role
+          P(onprem.gpu.gpu_acceptance#role) has them.
       type: dict
       required: true
     node:

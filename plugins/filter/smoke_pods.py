@@ -23,7 +23,7 @@ DOCUMENTATION = r"""
     settings:
       description:
         - C(image), C(command) (a list, may be empty), C(namespace), C(runtime_class) (may be empty), C(timeout_seconds)
-          and C(run), a word that no other run has.
+          and C(run), a value that no other run has.
       type: dict
       required: true
 """

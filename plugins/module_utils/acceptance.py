@@ -20,8 +20,7 @@ reports of smoke_pod.py for this node, `logs` what their pods said. `wishes`:
     mig_layout          name of the wanted layout, "" = whatever there is
     mig_differences     what onprem.gpu.survey found different from that layout
     expected            {resource: count} that the node should offer
-    runtime_class       that GPU pods use, "" = none
-    runtime_classes     those of the cluster
+    runtime_handler     of the RuntimeClass that GPU pods use, "" = they use none
     smoke_not_run       why there were no pods, "" = there were
 """
 
@@ -238,13 +237,14 @@ OF_DRIVER: dict[str, t.Callable[[Facts, Facts], Check]] = {
 
 
 def _of_node(host: Facts, wishes: Facts, node: Facts | None) -> list[Check]:
-    name = wishes["node"]
-    runtime_class = [_runtime_class(wishes)] if wishes["runtime_class"] else []
+    name, handler = wishes["node"], wishes["runtime_handler"]
     if node is None:
         trouble = f"the cluster has no node {name}: join the host with onprem.gpu.site, or set gpu_node_name"
-        later = [_unjudged(check, "there is no such node") for check in ("node_boot", "node_offers")]
-        return [_check("node_ready", "Ready", "no node", trouble), *later, *runtime_class]
-    return [_ready(name, node), _boot(name, node, host), _offers(name, node, wishes["expected"]), *runtime_class]
+        names = ("node_boot", "node_offers", *(["runtime_class"] if handler else []))
+        later = [_unjudged(check, "there is no such node") for check in names]
+        return [_check("node_ready", "Ready", "no node", trouble), *later]
+    found = [_ready(name, node), _boot(name, node, host), _offers(name, node, wishes["expected"])]
+    return [*found, _runtime_class(name, node, handler)] if handler else found
 
 
 def _ready(name: str, node: Facts) -> Check:
@@ -289,11 +289,13 @@ def _told(counts: t.Mapping[str, int]) -> str:
     return ", ".join(f"{count} {resource}" for resource, count in sorted(counts.items())) or "nothing"
 
 
-def _runtime_class(wishes: Facts) -> Check:
-    want, there = wishes["runtime_class"], sorted(wishes["runtime_classes"])
-    have = ", ".join(there) or "none"
-    text = f"the cluster has no RuntimeClass {want}, it has {have}: make it, or run onprem.gpu.operator"
-    return _check("runtime_class", want, have, "" if want in there else text)
+def _runtime_class(name: str, node: Facts, handler: str) -> Check:
+    """Containerd before 2.0 does not tell its handlers."""
+    have = ", ".join(sorted(node["runtime_handlers"]))
+    if not have:
+        return _unjudged("runtime_class", "the container runtime does not tell its handlers", handler)
+    text = f"the container runtime of node {name} has no handler {handler}, only {have}: run onprem.gpu.prepare"
+    return _check("runtime_class", handler, have, "" if handler in node["runtime_handlers"] else text)
 
 
 # --- pods -------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ VARIABLES = {
     "gpus_on_bus": "gpu_acceptance_gpus",
     "driver_version": "gpu_driver_version",
     "mig_layout": "gpu_mig_layout",
-    "runtime_class": "gpu_acceptance_runtime_class",
 }
 
 

@@ -104,7 +104,7 @@ def _slim(node: Node) -> Node:
         "spec": node.get("spec") or {},
         "status": {
             part: status[part]
-            for part in ("conditions", "nodeInfo", "addresses", "allocatable", "capacity")
+            for part in ("conditions", "nodeInfo", "addresses", "allocatable", "capacity", "runtimeHandlers")
             if part in status
         },
     }

@@ -23,7 +23,6 @@ import typing as t
 
 from ansible_collections.onprem.gpu.plugins.module_utils.gpu_pods import GPU_RESOURCE
 
-RUN_LABEL = "onprem.gpu/acceptance-run"
 NODE_ANNOTATION = "onprem.gpu/acceptance-node"
 RESOURCE_ANNOTATION = "onprem.gpu/acceptance-resource"
 PRIORITY_CLASS = "gpu-acceptance"
@@ -47,7 +46,7 @@ def resources(node: Node) -> list[str]:
 def pods(nodes: t.Mapping[str, Node], settings: t.Mapping[str, t.Any]) -> list[Pod]:
     """Return a pod for each resource of each Ready node; it asks for one device.
 
-    settings: image, command (may be empty), namespace, runtime_class (may be empty), timeout_seconds and run, a word
+    settings: image, command (may be empty), namespace, runtime_class (may be empty), timeout_seconds and run, a value
     that no other run has.
     """
     return [
@@ -90,7 +89,7 @@ def _pod(node: str, resource: str, settings: t.Mapping[str, t.Any]) -> Pod:
         "metadata": {
             "name": f"gpu-acceptance-{unique}",
             "namespace": settings["namespace"],
-            "labels": {"app.kubernetes.io/name": "gpu-acceptance", RUN_LABEL: settings["run"]},
+            "labels": {"app.kubernetes.io/name": "gpu-acceptance"},
             "annotations": {NODE_ANNOTATION: node, RESOURCE_ANNOTATION: resource},
         },
         "spec": {**spec, **({"runtimeClassName": settings["runtime_class"]} if settings["runtime_class"] else {})},

@@ -97,6 +97,10 @@ nodes:
     allocatable:
       description: What pods can be given, as the API server has it.
       type: dict
+    runtime_handlers:
+      description: Handlers that RuntimeClasses can ask its container runtime for; empty where the runtime does not tell.
+      type: list
+      elements: str
 missing:
   description: Names asked for that are no node, sorted.
   returned: success
@@ -172,6 +176,7 @@ def described(node: Node) -> dict[str, t.Any]:
         "annotations": metadata.get("annotations") or {},
         "taints": spec.get("taints") or [],
         "allocatable": status.get("allocatable") or {},
+        "runtime_handlers": [handler["name"] for handler in status.get("runtimeHandlers") or [] if handler.get("name")],
     }
 
 

@@ -73,8 +73,7 @@ class Case:
             "mig_layout": "all-disabled",
             "mig_differences": [],
             "expected": {GPU: 2},
-            "runtime_class": "nvidia",
-            "runtime_classes": ["nvidia", "gvisor"],
+            "runtime_handler": "nvidia",
             "smoke_not_run": "",
         }
         self.node: Facts | None = {
@@ -85,6 +84,7 @@ class Case:
             "labels": {"nvidia.com/gpu.deploy.device-plugin": "true", "nvidia.com/gfd.timestamp": "1"},
             "annotations": {},
             "allocatable": {"cpu": "64", GPU: "2"},
+            "runtime_handlers": ["runc", "nvidia"],
         }
         self.smoke: list[dict[str, str]] = [report("passed", "")]
         self.logs: dict[str, str] = {}
@@ -212,7 +212,11 @@ TROUBLES: list[tuple[str, t.Callable[[Case], object], tuple[str, ...]]] = [
     ("node_offers", lambda case: label(case, "operands", "paused"), ("deploy.operands=paused keeps",)),
     ("node_offers", another_layout, ("still offers 2 nvidia.com/gpu",)),
     ("node_offers", lambda case: case.wishes.update(expected={}), ("gpu_operator_mig_strategy",)),
-    ("runtime_class", lambda case: case.wishes.update(runtime_class="nvidea"), ("nvidea", "gvisor, nvidia")),
+    (
+        "runtime_class",
+        lambda case: edit_node(case, runtime_handlers=["runc", "gvisor"]),
+        (NODE, "no handler nvidia", "gvisor, runc", "onprem.gpu.prepare"),
+    ),
     (
         "smoke_pod",
         lambda case: smoke(case, "failed", "it ended with exit code 1 (Error)", "line one\nno CUDA device"),
@@ -266,7 +270,7 @@ def test_a_host_that_is_no_node_fails_once() -> None:
     case = Case()
     case.node, case.smoke = None, []
     assert list(case.failed()) == ["node_ready"]
-    assert set(case.unjudged()) == {"node_boot", "node_offers", "smoke_pod"}
+    assert set(case.unjudged()) == {"node_boot", "node_offers", "runtime_class", "smoke_pod"}
 
 
 @pytest.mark.parametrize(
@@ -302,7 +306,7 @@ def test_a_pod_without_a_device_is_no_verdict_on_the_node() -> None:
 
 def test_what_is_not_wanted_is_not_checked() -> None:
     case = Case()
-    case.wishes |= {"fabric_manager": False, "mig_layout": "", "runtime_class": ""}
+    case.wishes |= {"fabric_manager": False, "mig_layout": "", "runtime_handler": ""}
     case.host["nvswitch"] = {"present": False, "fabric_manager": False}
     assert [one["check"] for one in case.checks()] == [
         name for name in OF_EVERY_NODE if name not in ("fabric", "mig_layout", "runtime_class")
@@ -315,6 +319,13 @@ def test_what_a_gpu_does_not_tell_is_no_trouble() -> None:
     unknown = ("persistence", "ecc_uncorrected", "row_remap_pending", "row_remap_failed", "fabric")
     set_gpu(case, **dict.fromkeys(unknown))
     assert case.failed() == {}
+
+
+def test_a_runtime_that_does_not_tell_its_handlers_is_not_judged_by_them() -> None:
+    case = Case()
+    edit_node(case, runtime_handlers=[])
+    assert case.failed() == {}
+    assert "does not tell its handlers" in case.unjudged()["runtime_class"]
 
 
 def test_mig_devices_are_what_containers_are_given() -> None:
