@@ -154,6 +154,11 @@ class Standing:
         return self.state not in ("", ROLLED_BACK)
 
     @property
+    def untouched(self) -> bool:
+        """Nobody has it, as far as can be told."""
+        return not self.in_maintenance and not self.damage
+
+    @property
     def active(self) -> bool:
         return self.in_maintenance and self.state != FAILED
 
@@ -227,7 +232,7 @@ class Claim:
 def claim(node: Node, keys: Keys, run: Run, order: Claim) -> Patch | None:
     """Take a node that nobody has. What has to be given back is saved in the same patch."""
     standing = standing_of(node, keys)
-    if standing.in_maintenance or standing.damage:
+    if not standing.untouched:
         _owned(standing, run)
         return None
     notes = {
@@ -328,10 +333,10 @@ def retry(node: Node, keys: Keys, run: Run, now: str) -> Patch | None:
     One that failed before it was cordoned serves pods, so it is let go: only a claim may take it out of service.
     """
     standing = standing_of(node, keys)
-    if not standing.in_maintenance:
+    if standing.untouched:
         return None
     _owned(standing, run)
-    if standing.state != FAILED or standing.error is None:
+    if standing.state != FAILED:
         return None
     if standing.place == CLAIMED:
         return compute(node, _given_back(node, keys, standing, {}))
@@ -348,7 +353,7 @@ def retry(node: Node, keys: Keys, run: Run, now: str) -> Patch | None:
 def restore(node: Node, keys: Keys, run: Run) -> Patch | None:
     """Return a validated node to service, exactly as it was found, and note what was achieved."""
     standing = standing_of(node, keys)
-    if not standing.in_maintenance and not standing.damage:
+    if standing.untouched:
         return None
     _owned(standing, run)
     if standing.state not in (VALIDATING, RESTORING):
@@ -359,7 +364,7 @@ def restore(node: Node, keys: Keys, run: Run) -> Patch | None:
 def abort(node: Node, keys: Keys, run: Run, to_service: bool) -> Patch | None:
     """Give a node back as it was found, without a result. ``to_service``: even if it was changed already."""
     standing = standing_of(node, keys)
-    if not standing.in_maintenance and not standing.damage:
+    if standing.untouched:
         return None
     _owned(standing, run)
     if standing.state in IRREVOCABLE:
