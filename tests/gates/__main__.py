@@ -170,7 +170,7 @@ SLOW = (
     Gate(
         name="perf",
         shows="speed of a run that changes nothing",
-        commands=((PYTHON, "tests/perf"), (PYTHON, "tests/perf/mig_plan.py"), (PYTHON, "tests/perf/mig_run.py")),
+        commands=tuple((PYTHON, f"tests/perf/{name}") for name in ("", "mig_plan.py", "mig_run.py", "drain.py")),
         minutes=20,
         needs="lab-up",
     ),

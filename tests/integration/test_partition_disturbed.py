@@ -107,7 +107,7 @@ def test_a_node_that_somebody_had_cordoned_stays_cordoned() -> None:
 
 
 def test_a_layout_that_no_boot_can_restore_keeps_the_node_out_of_service() -> None:
-    """And the next run of site, which writes the wanted layout again, brings it back."""
+    """And the next run, which writes the wanted layout again, brings it back."""
     layout = other_layout()
     partition.run(layout).require_success()
     wish = json.dumps({"config": None, "selected": "all-9g.999gb", "reset": False})
@@ -119,7 +119,7 @@ def test_a_layout_that_no_boot_can_restore_keeps_the_node_out_of_service() -> No
     assert (state["state"], state["selected"]) == ("failed", "all-9g.999gb")
     assert "all-9g.999gb" in state["message"]
     partition.wait_for(lambda: not partition.is_ready())
-    partition.site(layout).require_success()
+    partition.run(layout).require_success()
     partition.wait_for(lambda: partition.is_ready() and partition.offers() == LAYOUTS[layout])
 
 
