@@ -19,7 +19,10 @@ from runner import ROOT, Command, Gate, Runner
 PYTHON = sys.executable
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LAB = (PYTHON, "tests/lab")
+# They need the control plane and no host, so they run while molecule is at work on the hosts.
+CLUSTER_TESTS = ("test_nodes.py", "test_drain.py", "test_maintenance.py")
 OWN_GATE_TESTS = (
+    *CLUSTER_TESTS,
     "test_lab_takedown.py",
     "test_journey.py",
     "test_survey_honesty.py",
@@ -135,6 +138,14 @@ ON_LAB = (
         commands=(("molecule", "test", "--all"),),
         minutes=20,
         needs="lab-up",
+    ),
+    Gate(
+        name="cluster",
+        shows="nodes, drain and the books of maintenance on the real control plane",
+        commands=(integration(*CLUSTER_TESTS),),
+        minutes=20,
+        needs="lab-up",
+        beside="molecule",
     ),
     Gate(
         name="contract",

@@ -41,6 +41,7 @@ class Gate:
     prepare: Callable[[], Path] = lambda: ROOT
     environment: tuple[tuple[str, str], ...] = ()
     needs: str | None = None
+    beside: str | None = None  # runs at the same time as the gate of this name, if that comes right before
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,18 @@ class Runner:
                 self._record(done.result())
 
     def run_in_order(self, gates: Sequence[Gate]) -> None:
-        for gate in gates:
-            self._say(f"{gate.name}: {gate.shows} (log: {log_path(gate).relative_to(ROOT)})")
-            if gate.needs in self.names and not self._has_passed(gate.needs):
-                log_path(gate).unlink(missing_ok=True)
-                self._record(Outcome(gate, 0.0, f"not run, because '{gate.needs}' did not pass"))
-            else:
-                self._record(run_gate(gate))
+        for group in grouped(gates):
+            ready = [gate for gate in group if self._is_ready(gate)]
+            if ready:
+                self.run_together(ready, at_once=len(ready))
+
+    def _is_ready(self, gate: Gate) -> bool:
+        self._say(f"{gate.name}: {gate.shows} (log: {log_path(gate).relative_to(ROOT)})")
+        if gate.needs not in self.names or self._has_passed(gate.needs):
+            return True
+        log_path(gate).unlink(missing_ok=True)
+        self._record(Outcome(gate, 0.0, f"not run, because '{gate.needs}' did not pass"))
+        return False
 
     def finish(self) -> int:
         """Print the summary; the exit code is 0 only when every gate passed."""
@@ -107,6 +113,17 @@ class Runner:
     def _elapsed(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
         return f"{minutes:02d}:{seconds:02d}"
+
+
+def grouped(gates: Sequence[Gate]) -> list[list[Gate]]:
+    """The gates in their order; those that may run beside the one before are in a list with it."""
+    groups: list[list[Gate]] = []
+    for gate in gates:
+        if groups and gate.beside == groups[-1][0].name:
+            groups[-1].append(gate)
+        else:
+            groups.append([gate])
+    return groups
 
 
 def log_path(gate: Gate) -> Path:

@@ -19,8 +19,8 @@ def logs(tmp_path: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ROOT", tmp_path)
 
 
-def gate(name: str, *commands: tuple[str, ...], needs: str | None = None, minutes: float = 1) -> Gate:
-    return Gate(name, "a rule", commands, needs=needs, minutes=minutes, prepare=lambda: runner.ROOT)
+def gate(name: str, *commands: tuple[str, ...], minutes: float = 1, **more: t.Any) -> Gate:
+    return Gate(name, "a rule", commands, minutes=minutes, prepare=lambda: runner.ROOT, **more)
 
 
 def run(*gates: Gate) -> int:
@@ -49,6 +49,14 @@ def test_gate_without_what_it_needs_is_a_failure(capsys: pytest.CaptureFixture[s
 
 def test_gate_asked_for_alone_runs_without_what_it_needs() -> None:
     assert run(gate("journey", ("true",), needs="lab")) == 0
+
+
+def test_a_gate_beside_another_runs_while_that_one_does(tmp_path: t.Any) -> None:
+    """Each waits for what the other one makes."""
+    meet = "touch {0}; for i in $(seq 100); do [ -e {1} ] && exit 0; sleep 0.05; done; exit 1"
+    first, second = ("sh", "-c", meet.format("a", "b")), ("sh", "-c", meet.format("b", "a"))
+    assert run(gate("molecule", first), gate("cluster", second, beside="molecule"), gate("last", ("true",))) == 0
+    assert run(gate("a", ("rm", "a", "b")), gate("b", ("test", "!", "-e", "a"))) == 0
 
 
 def test_time_limit_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
