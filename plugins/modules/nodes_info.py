@@ -98,7 +98,7 @@ nodes:
       description: What pods can be given, as the API server has it.
       type: dict
     runtime_handlers:
-      description: Handlers that RuntimeClasses can ask its container runtime for; empty where the runtime does not tell.
+      description: Handlers that RuntimeClasses can ask its container runtime for; empty where that does not tell.
       type: list
       elements: str
 missing:
