@@ -30,6 +30,8 @@ LONGEST_SHOWN_VALUE = 100  # characters; a list of tolerations would fill the sc
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 UNFINISHED = ("failed", "pending-install", "pending-upgrade", "pending-rollback", "uninstalling")
 
+PAUSED_FOR_MIG = "paused-for-mig-change"  # the word of NVIDIA's MIG manager, and of our role gpu_mig
+
 # Labels by which an admin keeps the device plugin off a node.
 _SWITCHES = ("nvidia.com/gpu.deploy.operands", "nvidia.com/gpu.deploy.device-plugin")
 # Helm replaces lists, so what the chart tolerates by default is said again.
@@ -199,8 +201,16 @@ def missing_gpus(
             wrong = [_shortage(resource, node, count) for resource, count in sorted(wanted.items())]
             wrong += not_as_offered(node, wanted) if nothing_else else []
             if any(wrong):
-                found[name] = " and ".join(filter(None, wrong)) + ("" if node["ready"] else "; it is not Ready")
+                found[name] = " and ".join(filter(None, wrong)) + _why(node)
     return found
+
+
+def _why(node: t.Mapping[str, t.Any]) -> str:
+    if not node["ready"]:
+        return "; it is not Ready"
+    if any(node["labels"].get(switch) == PAUSED_FOR_MIG for switch in _SWITCHES):
+        return "; a change of its MIG layout is going on or was interrupted, and onprem.gpu.partition ends it"
+    return ""
 
 
 def _shortage(resource: str, node: t.Mapping[str, t.Any], count: int) -> str:

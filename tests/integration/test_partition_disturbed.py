@@ -69,6 +69,15 @@ def test_a_killed_run_is_finished_by_the_next(task: str) -> None:
     assert partition.run(layout).require_success().changed_items() == {}
 
 
+def test_a_killed_run_is_ended_also_when_no_layout_is_wanted_any_more() -> None:
+    offers = partition.offers()
+    with observe.started_play(partition.PLAYBOOK, *partition.words(other_layout())) as running:
+        assert partition.until(running, "Keep the operator's pods off the node")
+        running.kill()
+    partition.run("").require_success()
+    assert_in_service(offers)
+
+
 def test_a_call_that_fails_leaves_gpus_and_node_as_they_were() -> None:
     before, layout = partition.layout(), other_layout()
     offers = partition.offers()

@@ -161,6 +161,11 @@ WANTED = {"a": {"nvidia.com/gpu": 8}}
         ({"a": node(labels={"nvidia.com/gpu.deploy.operands": "false"})}, None),
         ({"a": node(labels={"nvidia.com/gpu.deploy.device-plugin": "false"})}, None),
         ({"a": node(labels={"nvidia.com/gpu.deploy.device-plugin": "true"})}, "offers no nvidia.com/gpu yet, wanted 8"),
+        (
+            {"a": node(labels={"nvidia.com/gpu.deploy.device-plugin": "paused-for-mig-change"}, gpu="0")},
+            "offers 0 nvidia.com/gpu, wanted 8; a change of its MIG layout is going on or was interrupted, "
+            "and onprem.gpu.partition ends it",
+        ),
     ],
 )
 def test_missing_gpus_are_told_with_what_is_there(nodes: dict[str, t.Any], words: str | None) -> None:
