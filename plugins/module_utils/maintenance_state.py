@@ -55,6 +55,7 @@ STATES = tuple(NEXT)
 BEFORE_CHANGE = (CLAIMED, CORDONED, WAITING_JOBS, EVICTING)
 CHANGED = (UPGRADING, REBOOTING, VALIDATING)
 IRREVOCABLE = (UPGRADING, REBOOTING)
+PROVING = (VALIDATING, RESTORING)
 
 # Values of the label.
 ACTIVE = "active"
@@ -300,7 +301,7 @@ def advance(node: Node, keys: Keys, run: Run, order: Advance, ready: bool) -> Pa
         notes["bootid"] = order.boot_id or _boot_id(node)
         if not notes["bootid"]:
             raise Declined("reports no boot id, so its reboot could not be proven; give boot_id")
-    return compute(node, _wish(keys, ACTIVE, notes, _operands(node, standing, order.to), out=True))
+    return compute(node, _wish(keys, ACTIVE, notes, _operands(node, standing, order.to), out=order.to))
 
 
 def roll_back(node: Node, keys: Keys, run: Run, now: str, why: str) -> Patch | None:
@@ -316,7 +317,7 @@ def roll_back(node: Node, keys: Keys, run: Run, now: str, why: str) -> Patch | N
         **{"state": UPGRADING, "token": str(run.token), "since": now, "attempt": "1"},
         **{"deadline": None, "error": None, "rollback": _shortened(why)},
     }
-    return compute(node, _wish(keys, ACTIVE, notes, _operands(node, standing, UPGRADING), out=True))
+    return compute(node, _wish(keys, ACTIVE, notes, _operands(node, standing, UPGRADING), out=UPGRADING))
 
 
 def fail(node: Node, keys: Keys, run: Run, now: str, message: str) -> Patch | None:
@@ -430,7 +431,8 @@ def _interference(node: Node, keys: Keys, standing: Standing) -> str:
         return ""
     spec = node.get("spec") or {}
     undone = [] if spec.get("unschedulable") else ["uncordoned it"]
-    if not any(taint["key"] == keys.taint for taint in spec.get("taints") or []):
+    is_tainted = any(taint["key"] == keys.taint for taint in spec.get("taints") or [])
+    if not is_tainted and standing.place not in PROVING:
         undone.append(f"removed the taint {keys.taint}")
     return f"somebody {' and '.join(undone)} while it was {standing.place}" if undone else ""
 
@@ -488,15 +490,25 @@ def _wish(
     label: str | None,
     notes: t.Mapping[str, str | None],
     operands: t.Mapping[str, str] | None = None,
-    out: bool = False,
+    out: str = "",
 ) -> Wish:
-    """Annotations and label of a state; ``out`` also takes the node out of service."""
+    """Annotations and label of a state; ``out``, the state to enter, also takes the node out of service.
+
+    While the node proves itself it is cordoned without the taint: the operator's pods, which do not tolerate it, have to
+    come back.
+    """
     return Wish(
         labels={**({keys.label: label} if label else {}), **(operands or {})},
         annotations={keys.of(part): value for part, value in notes.items()},
-        taints=(TaintWish(keys.taint, "NoSchedule"),) if out else (),
+        taints=_taint(keys, out) if out else (),
         unschedulable=True if out else None,
     )
+
+
+def _taint(keys: Keys, state: str) -> tuple[TaintWish, ...]:
+    if state in PROVING:
+        return (TaintWish(keys.taint, None, present=False),)
+    return (TaintWish(keys.taint, "NoSchedule"),)
 
 
 def _identity(run: Run) -> dict[str, str | None]:

@@ -103,6 +103,19 @@ def test_another_prefix_is_another_set_of_keys():
     assert set(view(node, keys)["annotations"]) == set(node["metadata"]["annotations"])
 
 
+def test_the_operator_s_pods_may_come_back_to_a_node_that_proves_itself():
+    """They do not tolerate our taint, and DaemonSets do not mind a cordon."""
+
+    def is_tainted(node):
+        return any(taint["key"] == KEYS.taint for taint in node["spec"]["taints"])
+
+    assert is_tainted(at("cordoned", "evicting", "upgrading"))
+    proving = at("cordoned", "evicting", "upgrading", "validating")
+    assert (is_tainted(proving), proving["spec"]["unschedulable"]) == (False, True)
+    assert standing_of(step(proving, "restoring"), KEYS).state == "restoring"
+    assert is_tainted(patched(proving, roll_back(proving, KEYS, ME, NOW, "7 of 8 GPUs")))
+
+
 @pytest.mark.parametrize("operands", [SWITCHES, ()])
 @pytest.mark.parametrize("cordoned", [False, True])
 def test_restored_is_what_was_found(cordoned, operands):
