@@ -494,8 +494,8 @@ def _wish(
 ) -> Wish:
     """Annotations and label of a state; ``out``, the state to enter, also takes the node out of service.
 
-    While the node proves itself it is cordoned without the taint: the operator's pods, which do not tolerate it, have to
-    come back.
+    While the node proves itself it is cordoned without the taint: the operator's pods, which do not tolerate it, have
+    to come back.
     """
     return Wish(
         labels={**({keys.label: label} if label else {}), **(operands or {})},

@@ -278,7 +278,7 @@ class MigLibrary:
         return "" if done.rc == 0 else (done.stdout + done.stderr).strip() + self._drm_hint()
 
     def _drm_hint(self) -> str:
-        """Seen to make drivers refuse a reset, while no list of processes shows a user (NVIDIA/mig-parted issue 181)."""
+        """Makes drivers refuse a reset, while no list of processes shows a user (NVIDIA/mig-parted issue 181)."""
         if not self._host.exists(DRM_MODULE):
             return ""
         return " (the kernel module nvidia_drm is loaded, which may keep GPUs from being reset: modprobe -r nvidia_drm)"

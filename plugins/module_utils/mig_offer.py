@@ -6,8 +6,8 @@
 
 Pure. Strategies are those of NVIDIA's device plugin (k8s-device-plugin, internal/rm): none offers whole GPUs only;
 single offers MIG devices as nvidia.com/gpu where all GPUs of a node have the same profile, and nothing where they do
-not; mixed offers each profile under a name of its own, nvidia.com/mig-1g.10gb.me for 1g.10gb+me. With a compute instance
-that is smaller than its GPU instance the plugin ends with an error, and the node offers nothing.
+not; mixed offers each profile under a name of its own, nvidia.com/mig-1g.10gb.me for 1g.10gb+me. With a compute
+instance that is smaller than its GPU instance the plugin ends with an error, and the node offers nothing.
 """
 
 from __future__ import annotations

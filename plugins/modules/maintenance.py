@@ -253,8 +253,8 @@ notes:
   - 'Needs these rights: nodes C(get), C(list), C(patch), and C(watch) with O(timeout_seconds); leases of
     coordination.k8s.io C(get), C(create), C(update) in O(lock_namespace), and C(list) in O(medik8s_namespace).'
   - 'Written on nodes, with O(prefix) V(onprem.gpu): the label C(onprem.gpu/maint) (V(active) or V(failed)), annotations
-    C(onprem.gpu/maint-*) and C(onprem.gpu/target), the cordon, and the taint C(onprem.gpu/maintenance:NoSchedule), which
-    goes with V(validating), so that the operator''s pods come back.'
+    C(onprem.gpu/maint-*) and C(onprem.gpu/target), the cordon, and the taint C(onprem.gpu/maintenance:NoSchedule),
+    which goes with V(validating), so that the operator''s pods come back.'
   - A node is also skipped while the GPU Operator upgrades its driver, NVSentinel, kured, the machine config operator
     or M(onprem.gpu.mig) by C(onprem.gpu.partition) work on it, or the cluster autoscaler is about to delete it.
 seealso:
