@@ -115,20 +115,30 @@ def due(lock: Lock, seconds: int, now: datetime.datetime) -> bool:
 # --- The next Lease -------------------------------------------------------------------------------------------------
 
 
-def taken(lock: Lock | None, holder: str, seconds: int, now: datetime.datetime, first_token: int) -> Lock:
-    """The lock in new hands, or in those of a new process of the same run, whose announcements and counts stay.
+def taken(
+    lock: Lock | None,
+    holder: str,
+    seconds: int,
+    now: datetime.datetime,
+    *,
+    first_token: int = 0,
+    seen: t.Container[str] = (),
+) -> Lock:
+    """The lock in new hands, or in those of a new process of the same run.
 
-    ``first_token`` is used where there is no Lease yet.
+    The latter inherits count and announcements, but those that were ``seen`` claimed. ``first_token`` is used where
+    there is no Lease yet.
     """
     before = lock or Lock(transitions=first_token - 1)
     same_run = before.run == holder.partition("/")[0]
+    announced = {name: at for name, at in before.still_announced(now).items() if name not in seen}
     return Lock(
         holder=holder,
         acquired=now,
         renewed=now,
         seconds=seconds,
         transitions=before.transitions + 1,
-        announced=before.still_announced(now) if same_run else {},
+        announced=announced if same_run else {},
         started=before.started if same_run else 0,
         lease=before.lease,
     )

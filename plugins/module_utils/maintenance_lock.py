@@ -36,7 +36,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.maintenance_lease impor
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces"
 ATTEMPTS = 10
-LOOK_SECONDS = 5
+LOOK_SECONDS = 2
 
 # The lock as it should be next, from the lock as it is (None: there is no Lease) and the time; None = leave it.
 Decide = t.Callable[[t.Optional[Lock], datetime.datetime], t.Optional[Lock]]
@@ -62,6 +62,18 @@ class Terms:
     @property
     def path(self) -> str:
         return f"{LEASES}/{self.namespace}/leases"
+
+
+@dataclass(frozen=True)
+class Taking:
+    """Who wants the lock. ``seen`` are nodes that the run is known to have; see ``taken``."""
+
+    run: str
+    owner: str
+    first_token: int = 0
+    seen: t.Collection[str] = ()
+    break_lock: bool = False
+    wait_seconds: float = 0
 
 
 class RunLock:
@@ -93,29 +105,32 @@ class RunLock:
             return None
         return lock_of(self.cluster.demand(answer, f"get lease {self.label}"), self.terms.prefix)
 
-    def take(
-        self, run: str, owner: str, first_token: int, break_lock: bool = False, wait_seconds: float = 0
-    ) -> tuple[Lock, Lock | None]:
+    def take(self, taking: Taking) -> tuple[Lock, Lock | None]:
         """The lock in our hands, and what it was before. Raises ClusterError with reason lock_held."""
-        deadline = self._clock() + wait_seconds
+        deadline = self._clock() + taking.wait_seconds
         while True:
             try:
-                return self._take(run, owner, first_token, break_lock)
+                return self._take(taking)
             except ClusterError as error:
                 if error.reason != "lock_held" or self._clock() + LOOK_SECONDS > deadline:
                     raise
             self._sleep(LOOK_SECONDS)
 
-    def _take(self, run: str, owner: str, first_token: int, break_lock: bool) -> tuple[Lock, Lock | None]:
+    def _take(self, taking: Taking) -> tuple[Lock, Lock | None]:
         before: list[Lock | None] = []
 
         def decide(lock: Lock | None, now: datetime.datetime) -> Lock | None:
             before.append(lock)
-            self.refuse_held(lock, run, now, break_lock)
-            return taken(lock, f"{run}/{owner}", self.terms.seconds, now, first_token)
+            return self.foreseen(lock, taking, now)
 
         lock = self._change(decide)
         return lock, before[0]
+
+    def foreseen(self, lock: Lock | None, taking: Taking, now: datetime.datetime) -> Lock:
+        """The lock as it is when we have it. Raises ClusterError when somebody else does."""
+        self.refuse_held(lock, taking.run, now, taking.break_lock)
+        holder = f"{taking.run}/{taking.owner}"
+        return taken(lock, holder, self.terms.seconds, now, first_token=taking.first_token, seen=taking.seen)
 
     def refuse_held(self, lock: Lock | None, run: str, now: datetime.datetime, break_lock: bool = False) -> None:
         """Raises ClusterError when the lock is somebody else's."""

@@ -33,9 +33,8 @@ from ansible_collections.onprem.gpu.plugins.module_utils.maintenance_lease impor
     Lock,
     judge,
     lock_of,
-    taken,
 )
-from ansible_collections.onprem.gpu.plugins.module_utils.maintenance_lock import LEASES, Raced, RunLock
+from ansible_collections.onprem.gpu.plugins.module_utils.maintenance_lock import LEASES, Raced, RunLock, Taking
 from ansible_collections.onprem.gpu.plugins.module_utils.maintenance_state import (
     CLAIMED,
     CORDONED,
@@ -145,15 +144,21 @@ class Maintenance:
     ) -> Started:
         """Take the lock, or take it up again, once it is clear that the fleet is the right one."""
         nodes = self.fleet(selector, names)
-        tokens = [standing_of(node, self.keys).token for node in nodes.values()]
-        # Where somebody has deleted the Lease the tokens must go on rising all the same.
-        first_token = max(tokens, default=-1) + 1 if any(tokens) else 0
+        standings = {name: standing_of(node, self.keys) for name, node in nodes.items()}
+        tokens = [standing.token for standing in standings.values() if standing.run]
+        taking = Taking(
+            run=run,
+            owner=owner,
+            # Where somebody has deleted the Lease the tokens must go on rising all the same.
+            first_token=max(tokens, default=-1) + 1,
+            seen=[name for name, standing in standings.items() if standing.in_maintenance and standing.run == run],
+            break_lock=break_lock,
+            wait_seconds=wait_seconds,
+        )
         if self.rehearsal:
             before = self.lock.read()
-            self.lock.refuse_held(before, run, self.lock.now(), break_lock)
-            foretold = taken(before, f"{run}/{owner}", self.lock.terms.seconds, self.lock.now(), first_token)
-            return Started(foretold, before, nodes)
-        lock, before = self.lock.take(run, owner, first_token, break_lock, wait_seconds)
+            return Started(self.lock.foreseen(before, taking, self.lock.now()), before, nodes)
+        lock, before = self.lock.take(taking)
         return Started(lock, before, nodes)
 
     def fleet(self, selector: str, names: t.Collection[str] = ()) -> dict[str, Node]:

@@ -75,16 +75,17 @@ def test_whose_lock_it_is(found, verdict):
 
 
 def test_a_new_lock_starts_with_the_first_token():
-    new = taken(None, "run-a/me", 900, NOW, 0)
+    new = taken(None, "run-a/me", 900, NOW)
     assert (new.transitions, new.acquired, new.renewed, new.seconds) == (0, NOW, NOW, 900)
+    assert taken(None, "run-a/me", 900, NOW, first_token=5).transitions == 5
 
 
 def test_a_lock_that_changes_hands_forgets_what_the_run_before_had_announced():
-    held = announcing(lock(), 900, NOW, ["gpu-1"], ())
-    other = taken(held, "run-a/me", 60, NOW, 0)
-    again = taken(held, "run-b/me", 60, NOW, 0)
+    held = announcing(lock(), 900, NOW, ["gpu-1", "gpu-2"], ())
+    other = taken(held, "run-a/me", 60, NOW)
+    again = taken(held, "run-b/me", 60, NOW, seen=["gpu-2"])
     assert (other.transitions, other.announced, other.started) == (8, {}, 0)
-    assert (again.transitions, list(again.announced), again.started) == (8, ["gpu-1"], 1)
+    assert (again.transitions, list(again.announced), again.started) == (8, ["gpu-1"], 2)
 
 
 def test_renewal_is_due_after_a_third_or_for_another_duration():

@@ -504,6 +504,17 @@ def test_a_claim_that_was_announced_is_made_first_after_a_crash_and_counted_once
     assert notes == {"onprem.gpu/maint-started": "1"}
 
 
+def test_a_claim_that_was_made_and_not_ticked_off_uses_no_slot_after_a_crash():
+    server = fleet("gpu-1", "gpu-2")
+    run = started(server)
+    with pytest.raises(Killed):
+        process(server, Wire(server, lifetime=2)).claim(run, claims(["gpu-1"]))
+    assert server.states() == {"gpu-1": "claimed", "gpu-2": ""}
+    run = started(server)
+    process(server).abort(run, None, to_service=False)
+    assert claimed(server, run, ["gpu-2"], limit=1) == ["gpu-2"]
+
+
 def test_a_slow_claim_gives_up_before_its_announcement_is_forgotten():
     server = fleet("gpu-1")
     run = started(server)
