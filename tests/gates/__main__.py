@@ -28,6 +28,7 @@ OWN_GATE_TESTS = (
     "test_survey_honesty.py",
     "test_kill_anywhere.py",
     "test_partition_disturbed.py",
+    "test_maintain.py",
 )
 TYPED_FOLDERS = tuple(
     path
@@ -175,6 +176,13 @@ SLOW = (
         name="partition",
         shows="a node that is partitioned in service: killed runs, failing calls, boots without a layout",
         commands=(integration("test_partition_disturbed.py"),),
+        minutes=60,
+        needs="lab-up",
+    ),
+    Gate(
+        name="maintain",
+        shows="rolling maintenance under load: new drivers, one that is taken back, runs that are disturbed",
+        commands=(integration("test_maintain.py"),),
         minutes=60,
         needs="lab-up",
     ),
