@@ -44,12 +44,15 @@ def kwok(kubeconfig):
 class Fleet:
     """Nodes on paper, one pool, and the module at work on them with the options they have in common."""
 
-    def __init__(self, paper: Paper, kubeconfig: t.Any) -> None:
-        self.paper, self.core = paper, paper.core
-        self.kubeconfig = str(kubeconfig)
+    def __init__(self, paper: Paper, kubeconfig: t.Any, selector: str) -> None:
+        self.paper, self.core, self.selector = paper, paper.core, selector
         self.coordination = kubernetes.client.CoordinationV1Api(paper.client)
         self.pool = f"maint-{secrets.token_hex(4)}"
-        self.common: Result = {"kubeconfig": self.kubeconfig, "pool": self.pool, "lock_namespace": paper.namespace}
+        self.common: Result = {
+            "kubeconfig": str(kubeconfig),
+            "pool": self.pool,
+            "lock_namespace": paper.namespace,
+        }
 
     def nodes(self, count: int) -> list[str]:
         """Names of new nodes that are Ready, have an operator's label and a boot id."""
@@ -76,7 +79,7 @@ class Fleet:
         return (self.looks_of_all(), lease and lease.metadata.resource_version)
 
     def looks_of_all(self) -> dict[str, Result]:
-        nodes = self.core.list_node(label_selector=self.paper.selector).items
+        nodes = self.core.list_node(label_selector=self.selector).items
         return {node.metadata.name: self.looks(node) for node in nodes}
 
     def looks(self, node: t.Any) -> Result:
@@ -105,13 +108,13 @@ class Fleet:
 
     def start(self, **options: t.Any) -> Result:
         """Common options of a run that has the lock."""
-        result = self("start", label_selector=self.paper.selector, **options)
+        result = self("start", label_selector=self.selector, **options)
         assert not result["failed"], result
         return {"run": result["run"], "token": result["token"]}
 
     def claim(self, run: Result, names: list[str], **options: t.Any) -> Result:
         defaults = {"target": "t1", "max_unavailable": "100%"}
-        return self("claim", label_selector=self.paper.selector, names=names, **{**defaults, **run, **options})
+        return self("claim", label_selector=self.selector, names=names, **{**defaults, **run, **options})
 
     def advance(self, run: Result, names: list[str], *states: str, **options: t.Any) -> Result:
         for state in states:
@@ -123,8 +126,29 @@ class Fleet:
 @pytest.fixture
 def fleet(kwok, kubeconfig):
     """A pool of its own; what a test leaves behind is gone for the next one."""
-    yield Fleet(kwok, kubeconfig)
+    yield Fleet(kwok, kubeconfig, kwok.selector)
     kwok.clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dead_run(kwok, kubeconfig):
+    """A fleet whose run has died, made first so that the lock has expired when the test for it comes last."""
+    label = f"{kwok.run}-dead"
+    fleet = Fleet(kwok, kubeconfig, f"{paper_nodes.LABEL}={label}")
+    names = [f"maint-{label}-{number}" for number in range(2)]
+    try:
+        for name in names:
+            fleet.core.create_node({"metadata": {"name": name, "labels": {paper_nodes.LABEL: label, OPERAND: "true"}}})
+        short = {"lock_duration_seconds": 1}
+        before = fleet.looks_of_all()
+        run = fleet.start(run="dead", **short)
+        fleet.claim(run, names, allow_not_ready=True, **short)
+        fleet.advance(run, names[:1], "cordoned", "evicting", **short)
+        early = fleet("start", run="heir", label_selector=fleet.selector)
+        assert (early["reason"], early["changed"]) == ("lock_held", False)
+        yield fleet, names, before, run
+    finally:
+        fleet.core.delete_collection_node(label_selector=fleet.selector)
 
 
 # --- a run ---
@@ -175,7 +199,7 @@ def test_nodes_go_all_the_way_and_are_what_they_were(fleet):
 
 def test_check_mode_shows_the_plan_and_writes_nothing(fleet):
     names = fleet.nodes(5)
-    chosen = {"label_selector": fleet.paper.selector, "names": names}
+    chosen = {"label_selector": fleet.selector, "names": names}
     rules = {"target": "t1", "max_unavailable": "40%"}
     foretold = fleet("start", check_mode=True, run="planned", **chosen)
     assert (foretold["changed"], foretold["token"], fleet.lease()) == (True, 0, None)
@@ -190,7 +214,7 @@ def test_check_mode_shows_the_plan_and_writes_nothing(fleet):
     assert {key: plan[key] for key in timeless} == {key: done[key] for key in timeless}
     foretold = fleet("advance", check_mode=True, to="cordoned", names=names[:2], check_mode_server=False, **run)
     assert (foretold["changed"], foretold["nodes"][names[0]]["state"]) == (True, "cordoned")
-    told = fleet("start", check_mode=True, run="another", label_selector=fleet.paper.selector)
+    told = fleet("start", check_mode=True, run="another", label_selector=fleet.selector)
     assert told["reason"] == "lock_held"
 
 
@@ -200,7 +224,7 @@ def test_status_is_a_table_of_where_every_node_stands(fleet):
     fleet.claim(run, names[:2])
     fleet.advance(run, names[:1], "cordoned")
     fleet("fail", names=names[1:2], error="no SSH", **run)
-    status = fleet("status", label_selector=fleet.paper.selector)
+    status = fleet("status", label_selector=fleet.selector)
     rows = [line.split()[:2] for line in status["table"]]
     assert rows[0] == ["NODE", "STATE"]
     assert rows[1:4] == [[names[0], "cordoned"], [names[1], "failed"], [names[2], "none"]]
@@ -232,7 +256,7 @@ def test_a_change_that_does_not_pass_is_rolled_back_once_and_counts_as_a_failure
 
 def test_of_two_runs_one_works_and_the_other_is_told_who(fleet):
     fleet.nodes(1)
-    options = {**fleet.common, "action": "start", "label_selector": fleet.paper.selector}
+    options = {**fleet.common, "action": "start", "label_selector": fleet.selector}
 
     def start(run: str) -> Result:
         return run_module.run_module("maintenance", {**options, "run": run, "owner": f"shell of {run}"})
@@ -248,7 +272,7 @@ def test_of_two_runs_one_works_and_the_other_is_told_who(fleet):
 def test_claims_at_the_same_time_keep_the_limit(fleet):
     names = fleet.nodes(4)
     run = fleet.start()
-    options = {**fleet.common, **run, "action": "claim", "label_selector": fleet.paper.selector, "target": "t1"}
+    options = {**fleet.common, **run, "action": "claim", "label_selector": fleet.selector, "target": "t1"}
 
     def claim(name: str) -> Result:
         return run_module.run_module("maintenance", {**options, "names": [name], "max_unavailable": "2"})
@@ -264,35 +288,12 @@ def test_going_on_with_a_run_stops_what_is_left_of_its_earlier_process(fleet):
     names = fleet.nodes(1)
     earlier = fleet.start(run="same")
     fleet.claim(earlier, names)
-    later = fleet("start", label_selector=fleet.paper.selector, run="same")
+    later = fleet("start", label_selector=fleet.selector, run="same")
     assert (later["resumed"], later["token"], list(later["nodes"])) == (True, earlier["token"] + 1, names)
     assert later["nodes"][names[0]]["state"] == "claimed"
     stopped = fleet("advance", to="cordoned", names=names, **earlier)
     assert (stopped["failed"], stopped["changed"], stopped["reason"]) == (True, False, "lock_held")
     fleet.advance({"run": "same", "token": later["token"]}, names, "cordoned")
-
-
-def test_a_dead_runs_lock_expires_and_its_nodes_are_adopted_and_given_back(fleet):
-    names = fleet.nodes(2)
-    before = {name: fleet.carried(name) for name in names}
-    dead = fleet.start(run="dead", lock_duration_seconds=1)
-    fleet.claim(dead, names, lock_duration_seconds=1)
-    fleet.advance(dead, names[:1], "cordoned", "evicting", lock_duration_seconds=1)
-    began = time.monotonic()
-    heir = fleet("start", run="heir", label_selector=fleet.paper.selector, lock_timeout_seconds=60)
-    assert 10 < time.monotonic() - began < 40
-    assert (heir["failed"], heir["orphaned"], heir["token"]) == (False, names, dead["token"] + 1)
-    run = {"run": "heir", "token": heir["token"]}
-    assert fleet("advance", to="cordoned", names=names[1:], **dead)["reason"] == "lock_held"
-    assert fleet("advance", to="cordoned", names=names[1:], **run)["reason"] == "conflict"
-    assert fleet.claim(run, names)["claimed"] == []
-    adopted = fleet("adopt", **run)
-    assert {name: node["state"] for name, node in adopted["nodes"].items()} == {
-        names[0]: "evicting",
-        names[1]: "claimed",
-    }
-    assert fleet("abort", **run)["failed"] is False
-    assert {name: fleet.carried(name) for name in names} == before
 
 
 # --- other writers ---
@@ -400,13 +401,13 @@ def test_a_node_that_is_replaced_meanwhile_is_told_and_left_alone(fleet):
 def test_a_node_that_does_not_exist_is_told_before_the_lock_is_taken_and_never_made(fleet):
     names = fleet.nodes(1)
     typo = f"{names[0]}-typo"
-    result = fleet("start", label_selector=fleet.paper.selector, names=[*names, typo])
+    result = fleet("start", label_selector=fleet.selector, names=[*names, typo])
     assert (result["failed"], result["reason"], fleet.lease()) == (True, "not_found", None)
     for word in (f"There is no node {typo}", "Nothing was changed"):
         assert word in result["msg"]
     run = fleet.start()
     for action, options in (
-        ("claim", {"label_selector": fleet.paper.selector, "target": "t"}),
+        ("claim", {"label_selector": fleet.selector, "target": "t"}),
         ("fail", {"error": "x"}),
     ):
         assert fleet(action, names=[typo], **options, **run)["reason"] == "not_found"
@@ -423,7 +424,7 @@ def test_a_fleet_that_is_not_in_this_cluster_is_told_with_its_address(fleet, kub
 
 def test_a_lock_namespace_that_does_not_exist_is_named(fleet):
     fleet.nodes(1)
-    result = fleet("start", label_selector=fleet.paper.selector, lock_namespace="maint-no-such")
+    result = fleet("start", label_selector=fleet.selector, lock_namespace="maint-no-such")
     assert (result["failed"], result["reason"]) == (True, "not_found")
     assert 'namespaces "maint-no-such" not found' in result["msg"]
 
@@ -485,7 +486,7 @@ def test_the_documented_rights_are_enough(fleet):
         fleet.advance(run, names, "validating", timeout_seconds=5)
         for action, options in (("restore", {"names": names}), ("release", {})):
             assert fleet(action, **options, **run)["failed"] is False
-        assert fleet("status", label_selector=fleet.paper.selector)["failed"] is False
+        assert fleet("status", label_selector=fleet.selector)["failed"] is False
 
 
 @pytest.mark.parametrize(
@@ -500,7 +501,7 @@ def test_a_missing_right_is_named_before_anything_is_changed(fleet, verb, resour
         for kind, verbs in (("nodes", NODE_RIGHTS), ("leases", LEASE_RIGHTS))
     )
     with user_who_may(fleet, nodes, leases) as user:
-        result = fleet("start", label_selector=fleet.paper.selector, impersonate_user=user)
+        result = fleet("start", label_selector=fleet.selector, impersonate_user=user)
     assert (result["failed"], result["changed"], result["reason"]) == (True, False, "forbidden")
     for word in (f'User "{user}" cannot {verb} resource "{resource}"', "Grant"):
         assert word in result["msg"]
@@ -514,7 +515,7 @@ def test_without_the_right_to_patch_nodes_nothing_is_claimed_and_no_slot_is_lost
         foretold = fleet(
             "claim",
             check_mode=True,
-            label_selector=fleet.paper.selector,
+            label_selector=fleet.selector,
             names=names,
             target="t",
             **run,
@@ -536,7 +537,7 @@ class Playbook:
         self.fleet, self.names, self.target = fleet, names, target
 
     def carry_on(self, wire: Wire) -> None:
-        started = controller(self.fleet, wire).start("killed", "me", self.fleet.paper.selector, self.names)
+        started = controller(self.fleet, wire).start("killed", "me", self.fleet.selector, self.names)
         self.me = Run("killed", started.lock.transitions, self.fleet.pool)
         while self.go_on(wire) or self.claim(wire):
             pass
@@ -545,7 +546,7 @@ class Playbook:
     def claim(self, wire: Wire) -> bool:
         wanted = {name: Wanted(self.target, {}) for name in self.names}
         rules = Rules(Amount(2), Amount(9))
-        claims = Claims(wanted, rules, self.fleet.paper.selector, (OPERAND,))
+        claims = Claims(wanted, rules, self.fleet.selector, (OPERAND,))
         return bool(controller(self.fleet, wire).claim(self.me, claims).chosen)
 
     def go_on(self, wire: Wire) -> bool:
@@ -636,3 +637,20 @@ def test_a_module_that_is_killed_in_the_middle_of_many_nodes_is_simply_run_again
     assert set(fleet.states(*names)) == {"cordoned"}
     fleet("abort", **run)
     assert {str(fleet.carried(name)["annotations"]) for name in names} == {"{}"}
+
+
+# --- dead ---
+
+
+def test_a_dead_runs_lock_expires_and_its_nodes_are_adopted_and_given_back(dead_run):
+    fleet, names, before, dead = dead_run
+    heir = fleet("start", run="heir", label_selector=fleet.selector, lock_timeout_seconds=30)
+    assert (heir["failed"], heir["orphaned"], heir["token"]) == (False, names, dead["token"] + 1)
+    run = {"run": "heir", "token": heir["token"]}
+    assert fleet("advance", to="cordoned", names=names[1:], **dead)["reason"] == "lock_held"
+    assert fleet("advance", to="cordoned", names=names[1:], **run)["reason"] == "conflict"
+    assert fleet.claim(run, names)["claimed"] == []
+    adopted = fleet("adopt", **run)
+    assert [adopted["nodes"][name]["state"] for name in names] == ["evicting", "claimed"]
+    assert fleet("abort", **run)["failed"] is False
+    assert fleet.looks_of_all() == before
