@@ -29,6 +29,7 @@ OWN_GATE_TESTS = (
     "test_kill_anywhere.py",
     "test_partition_disturbed.py",
     "test_maintain.py",
+    "test_maintenance_thousand.py",
 )
 TYPED_FOLDERS = tuple(
     path
@@ -182,7 +183,7 @@ SLOW = (
     Gate(
         name="maintain",
         shows="rolling maintenance under load: new drivers, one that is taken back, runs that are disturbed",
-        commands=(integration("test_maintain.py"),),
+        commands=(integration("test_maintain.py", "test_maintenance_thousand.py"),),
         minutes=60,
         needs="lab-up",
     ),
