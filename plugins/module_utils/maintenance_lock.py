@@ -21,7 +21,6 @@ from ansible_collections.onprem.gpu.plugins.module_utils.maintenance_lease impor
     EXPIRED,
     FREE,
     MINE,
-    UNCLEAR,
     Lock,
     announcing,
     arrived,
@@ -88,12 +87,11 @@ class RunLock:
     ) -> None:
         self.cluster, self.terms = cluster, terms
         self._clock, self._sleep = clock, sleep
-        self._server_time: tuple[datetime.datetime, float] | None = None
+        self._server_time = (datetime.datetime.fromtimestamp(0, datetime.timezone.utc), clock())
         self.written = False
 
     def now(self) -> datetime.datetime:
         """The API server's time, by the Date of its last answer about the Lease and what has passed since."""
-        assert self._server_time is not None
         date, at = self._server_time
         return date + datetime.timedelta(seconds=self._clock() - at)
 
@@ -134,17 +132,14 @@ class RunLock:
 
     def refuse_held(self, lock: Lock | None, run: str, now: datetime.datetime, break_lock: bool = False) -> None:
         """Raises ClusterError when the lock is somebody else's."""
-        if judge(lock, run, now) in (MINE, FREE, EXPIRED) or break_lock:
+        if lock is None or judge(lock, run, now) in (MINE, FREE, EXPIRED) or break_lock:
             return
-        assert lock is not None
-        if judge(lock, run, now) == UNCLEAR:
+        if lock.ends is None or lock.renewed is None:
             raise ClusterError(
                 "lock_held",
                 f"{self._held_by(lock)}, and says neither when it was renewed nor for how long it is held. Somebody "
                 "has changed it by hand; set break_lock to true once it is certain that nobody works on these nodes.",
             )
-        assert lock.ends is not None
-        assert lock.renewed is not None
         raise ClusterError(
             "lock_held",
             f"{self._held_by(lock)}, renewed {_seconds(now - lock.renewed)} s ago; it expires in "

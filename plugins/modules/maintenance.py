@@ -210,8 +210,9 @@ options:
   to:
     description:
       - For V(advance), the state to enter. A node that is past it stays where it is.
-      - V(upgrading) pauses the operator's pods, V(rebooting) notes the boot id, V(validating) resumes the operator's
-        pods and needs, after V(rebooting), another boot id and a kubelet that reports Ready.
+      - V(cordoned) cordons and taints the node. V(upgrading) pauses the operator's pods, V(rebooting) notes the boot
+        id. V(validating) resumes the operator's pods and takes the taint off for them; after V(rebooting) it needs
+        another boot id and a kubelet that reports Ready.
     type: str
     choices: [cordoned, waiting-jobs, evicting, upgrading, rebooting, validating, restoring]
   deadline_seconds:
@@ -1047,7 +1048,7 @@ def report(module: AnsibleModule, maintenance: Maintenance, outcome: Outcome, ob
         "nodes": {**outcome.get("nodes", {}), **nodes},
         "changed": lock_changed or any(each.changed for each in written.values()),
         "http": maintenance.cluster.http,
-        "diff": [diff(maintenance, each) for each in written.values() if each.changed],
+        "diff": [diff(maintenance, name, each) for name, each in written.items() if each.changed],
     }
     errors = [*failed, *([obstacle] if obstacle else [])]
     if errors:
@@ -1074,9 +1075,7 @@ def summary(action: str, maintenance: Maintenance, nodes: t.Mapping[str, Outcome
     return text
 
 
-def diff(maintenance: Maintenance, written: Written) -> Outcome:
-    assert written.before is not None
-    name = written.before["metadata"]["name"]
+def diff(maintenance: Maintenance, name: str, written: Written) -> Outcome:
     before, after = (view(node, maintenance.keys) if node else {} for node in (written.before, written.after))
     return {"before_header": name, "after_header": name, "before": before, "after": after}
 

@@ -750,6 +750,47 @@ def test_who_does_not_come_back_in_time_stays_and_is_named():
     assert server.lease["renewTime"] > renewed
 
 
+def rebooting_pair():
+    """A run with two nodes that reboot; gpu-1 is back when the watch begins."""
+    server = fleet("gpu-1", "gpu-2")
+    run = started(server)
+    claimed(server, run, ["gpu-1", "gpu-2"])
+    advanced(server, run, ["gpu-1", "gpu-2"], *WAY)
+    return server, run
+
+
+def test_an_interrupted_wait_tells_what_was_done_and_leaves_the_rest():
+    server, run = rebooting_pair()
+
+    def events():
+        server.reboot("gpu-1")
+        yield {"type": "MODIFIED", "object": server.nodes["gpu-1"]}
+        raise KeyboardInterrupt
+
+    server.events = events
+    maintenance = process(server)
+    maintenance.advance(run, ["gpu-1", "gpu-2"], "validating", wait_seconds=600)
+    assert (maintenance.written["gpu-1"].changed, maintenance.written["gpu-1"].error) == (True, None)
+    assert maintenance.written["gpu-2"].error.reason == "interrupted"
+    assert server.states() == {"gpu-1": "validating", "gpu-2": "rebooting"}
+
+
+def test_a_wait_ends_when_the_lock_is_lost_and_what_was_done_is_not_forgotten():
+    server, run = rebooting_pair()
+
+    def events():
+        server.reboot("gpu-1")
+        yield {"type": "MODIFIED", "object": server.nodes["gpu-1"]}
+        server.time += LOCK_SECONDS + 20
+        started(server, "run-b")
+
+    server.events = events
+    maintenance = process(server)
+    error = error_of(maintenance.advance, run, ["gpu-1", "gpu-2"], "validating", wait_seconds=6000)
+    assert (error.reason, maintenance.written["gpu-1"].changed) == ("lock_held", True)
+    assert server.states()["gpu-2"] == "rebooting"
+
+
 @pytest.mark.parametrize("event", ["DELETED", "ADDED"])
 def test_a_node_that_is_replaced_while_it_reboots_is_not_waited_for(event):
     server = fleet("gpu-1")
