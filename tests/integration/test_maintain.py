@@ -40,6 +40,7 @@ def served(hosts: list[str]) -> t.Iterator[None]:
     try:
         yield
     finally:
+        observe.play(RESTORE, "--extra-vars", "gpu_maintenance_abort_to_service=true").require_success()
         maintain(OLD).require_success()
         observe.play(SITE).require_success()
 
