@@ -418,6 +418,10 @@ resumed:
   description: Whether the lock was this run's before.
   returned: O(action=start)
   type: bool
+taken_from:
+  description: Run and owner that held the lock before, where it had expired or was broken; empty when it was free.
+  returned: O(action=start)
+  type: str
 lock:
   description:
     - The lock as it is now (in check mode, would be). C(state) is V(mine), V(free), V(expired), V(held) or V(unclear).
@@ -863,6 +867,7 @@ def start(maintenance: Maintenance, params: Params) -> Outcome:
         "run": run,
         "token": started.lock.transitions,
         "resumed": resumed,
+        "taken_from": "" if resumed or started.before is None else started.before.holder,
         "orphaned": orphaned,
         "nodes": {name: shown(maintenance, node) for name, node in sorted(concerned.items())},
         "lock": shown_lock(maintenance, started.lock, run),

@@ -41,6 +41,40 @@ def kwok(kubeconfig):
         yield made
 
 
+class Wire:
+    """A connection that runs a hook before each write, and is dead after a number of them."""
+
+    def __init__(self, transport: KubernetesTransport) -> None:
+        self.transport = transport
+        self.where = transport.where
+        self.stream, self.renew = transport.stream, transport.renew
+        self.before_write: t.Callable[[str], None] = lambda path: None
+        self.after_write: t.Callable[[], None] = lambda: None
+        self.left: int | None = None
+        self.writes = 0
+        self.lock = threading.Lock()
+
+    def send(self, method: str, path: str, headers: t.Any, body: bytes | None) -> t.Any:
+        with self.lock:
+            if self.left is not None and self.left <= 0:
+                raise Killed
+            if method == "GET":
+                return self.transport.send(method, path, headers, body)
+            self.before_write(path)
+            answer = self.transport.send(method, path, headers, body)
+            self.writes += 1
+            self.after_write()
+            if self.left is not None:
+                self.left -= 1
+                if not self.left:
+                    raise Killed
+            return answer
+
+
+class Killed(Exception):
+    """The process is gone: its last write has arrived, and it does not know."""
+
+
 class Fleet:
     """Nodes on paper, one pool, and the module at work on them with the options they have in common."""
 
@@ -48,6 +82,7 @@ class Fleet:
         self.paper, self.core, self.selector = paper, paper.core, selector
         self.coordination = kubernetes.client.CoordinationV1Api(paper.client)
         self.pool = f"maint-{secrets.token_hex(4)}"
+        self.transport = KubernetesTransport({"kubeconfig": str(kubeconfig)})
         self.common: Result = {
             "kubeconfig": str(kubeconfig),
             "pool": self.pool,
@@ -106,6 +141,32 @@ class Fleet:
         found = self.coordination.list_namespaced_lease(self.paper.namespace).items
         return next((each for each in found if each.metadata.name == f"onprem-gpu-maint-{self.pool}"), None)
 
+    def controller(self, wire: Wire | None = None, lock_seconds: int = 900) -> Maintenance:
+        """What the module works with, in this process: quick, and with a connection that can be disturbed."""
+        cluster = Cluster(wire or Wire(self.transport))
+        terms = Terms(self.pool, self.paper.namespace, KEYS.prefix, lock_seconds)
+        return Maintenance(cluster, RunLock(cluster, terms), KEYS)
+
+    def under_way(self, names: list[str], *states: str, run: str = "first", lock_seconds: int = 900) -> Result:
+        """A run that has the lock and these nodes, claimed and then brought into the states."""
+        lock = self.controller(lock_seconds=lock_seconds).start(run, "ops, job 4711", self.selector).lock
+        me = {"run": run, "token": lock.transitions}
+        wanted = {name: Wanted("t1", {}) for name in names}
+        rules = Rules(Amount(100, percent=True), Amount(9), allow_not_ready=True)
+        claims = Claims(wanted, rules, self.selector, (OPERAND,))
+        assert self.controller(lock_seconds=lock_seconds).claim(self.run_of(me), claims).chosen == names
+        for state in states:
+            self.bring(me, names, state, lock_seconds=lock_seconds)
+        return me
+
+    def bring(self, run: Result, names: list[str], state: str, **options: t.Any) -> None:
+        maintenance = self.controller(**options)
+        maintenance.advance(self.run_of(run), names, state)
+        assert not any(written.error for written in maintenance.written.values())
+
+    def run_of(self, run: Result) -> Run:
+        return Run(run["run"], run["token"], self.pool)
+
     def start(self, **options: t.Any) -> Result:
         """Common options of a run that has the lock."""
         result = self("start", label_selector=self.selector, **options)
@@ -139,11 +200,10 @@ def dead_run(kwok, kubeconfig):
     try:
         for name in names:
             fleet.core.create_node({"metadata": {"name": name, "labels": {paper_nodes.LABEL: label, OPERAND: "true"}}})
-        short = {"lock_duration_seconds": 1}
         before = fleet.looks_of_all()
-        run = fleet.start(run="dead", **short)
-        fleet.claim(run, names, allow_not_ready=True, **short)
-        fleet.advance(run, names[:1], "cordoned", "evicting", **short)
+        run = fleet.under_way(names, run="dead", lock_seconds=1)
+        for state in ("cordoned", "evicting"):
+            fleet.bring(run, names[:1], state, lock_seconds=1)
         early = fleet("start", run="heir", label_selector=fleet.selector)
         assert (early["reason"], early["changed"]) == ("lock_held", False)
         yield fleet, names, before, run
@@ -220,10 +280,9 @@ def test_check_mode_shows_the_plan_and_writes_nothing(fleet):
 
 def test_status_is_a_table_of_where_every_node_stands(fleet):
     names = fleet.nodes(3)
-    run = fleet.start(run="night-shift", owner="ops, job 4711")
-    fleet.claim(run, names[:2])
-    fleet.advance(run, names[:1], "cordoned")
-    fleet("fail", names=names[1:2], error="no SSH", **run)
+    run = fleet.under_way(names[:2])
+    fleet.bring(run, names[:1], "cordoned")
+    fleet.controller().fail(fleet.run_of(run), {names[1]: "no SSH"})
     status = fleet("status", label_selector=fleet.selector)
     rows = [line.split()[:2] for line in status["table"]]
     assert rows[0] == ["NODE", "STATE"]
@@ -237,12 +296,10 @@ def test_status_is_a_table_of_where_every_node_stands(fleet):
 
 def test_a_change_that_does_not_pass_is_rolled_back_once_and_counts_as_a_failure(fleet):
     names = fleet.nodes(2)
-    run = fleet.start()
-    fleet.claim(run, names, max_unavailable="1")
     before = fleet.carried(names[1])
-    fleet.advance(run, names[:1], "cordoned", "evicting", "upgrading", "validating")
+    run = fleet.under_way(names[:1], "cordoned", "evicting", "upgrading", "validating")
     assert fleet("roll_back", names=names[:1], error="7 of 8 GPUs", **run)["nodes"][names[0]]["state"] == "upgrading"
-    fleet.advance(run, names[:1], "validating")
+    fleet.bring(run, names[:1], "validating")
     assert fleet("roll_back", names=names[:1], error="again", **run)["reason"] == "refused"
     fleet("restore", names=names[:1], **run)
     claim = fleet.claim(run, names, max_failures="1")
@@ -271,7 +328,7 @@ def test_of_two_runs_one_works_and_the_other_is_told_who(fleet):
 
 def test_claims_at_the_same_time_keep_the_limit(fleet):
     names = fleet.nodes(4)
-    run = fleet.start()
+    run = fleet.under_way([])
     options = {**fleet.common, **run, "action": "claim", "label_selector": fleet.selector, "target": "t1"}
 
     def claim(name: str) -> Result:
@@ -286,8 +343,7 @@ def test_claims_at_the_same_time_keep_the_limit(fleet):
 
 def test_going_on_with_a_run_stops_what_is_left_of_its_earlier_process(fleet):
     names = fleet.nodes(1)
-    earlier = fleet.start(run="same")
-    fleet.claim(earlier, names)
+    earlier = fleet.under_way(names, run="same")
     later = fleet("start", label_selector=fleet.selector, run="same")
     assert (later["resumed"], later["token"], list(later["nodes"])) == (True, earlier["token"] + 1, names)
     assert later["nodes"][names[0]]["state"] == "claimed"
@@ -299,60 +355,15 @@ def test_going_on_with_a_run_stops_what_is_left_of_its_earlier_process(fleet):
 # --- other writers ---
 
 
-class Wire:
-    """A connection that runs a hook before each write, and is dead after a number of them."""
-
-    def __init__(self, transport: KubernetesTransport) -> None:
-        self.transport = transport
-        self.where = transport.where
-        self.stream, self.renew = transport.stream, transport.renew
-        self.before_write: t.Callable[[str], None] = lambda path: None
-        self.after_write: t.Callable[[], None] = lambda: None
-        self.left: int | None = None
-        self.writes = 0
-        self.lock = threading.Lock()
-
-    def send(self, method: str, path: str, headers: t.Any, body: bytes | None) -> t.Any:
-        with self.lock:
-            if self.left is not None and self.left <= 0:
-                raise Killed
-            if method == "GET":
-                return self.transport.send(method, path, headers, body)
-            self.before_write(path)
-            answer = self.transport.send(method, path, headers, body)
-            self.writes += 1
-            self.after_write()
-            if self.left is not None:
-                self.left -= 1
-                if not self.left:
-                    raise Killed
-            return answer
-
-
-class Killed(Exception):
-    """The process is gone: its last write has arrived, and it does not know."""
-
-
-def controller(fleet: Fleet, wire: Wire) -> Maintenance:
-    cluster = Cluster(wire)
-    terms = Terms(fleet.pool, fleet.paper.namespace, KEYS.prefix, 900)
-    return Maintenance(cluster, RunLock(cluster, terms), KEYS)
-
-
-@pytest.fixture
-def wire(kubeconfig):
-    return Wire(KubernetesTransport({"kubeconfig": str(kubeconfig)}))
-
-
-def test_a_write_that_came_in_between_is_kept_and_the_transition_made(fleet, wire):
+def test_a_write_that_came_in_between_is_kept_and_the_transition_made(fleet):
     names = fleet.nodes(1)
-    run = fleet.start()
-    fleet.claim(run, names)
+    run = fleet.under_way(names)
     taint = {"key": "example.com/theirs", "effect": "NoSchedule"}
+    wire = Wire(fleet.transport)
     strangers = iter([lambda: add_taint(fleet, names[0], taint)])
     wire.before_write = lambda path: next(strangers, lambda: None)() if "/nodes/" in path else None
-    maintenance = controller(fleet, wire)
-    maintenance.advance(Run(run["run"], run["token"], fleet.pool), names, "cordoned")
+    maintenance = fleet.controller(wire)
+    maintenance.advance(fleet.run_of(run), names, "cordoned")
     written = maintenance.written[names[0]]
     assert (written.changed, written.error, written.conflicts) == (True, None, 1)
     assert {"example.com/theirs", "onprem.gpu/maintenance"} <= set(fleet.carried(names[0])["taints"])
@@ -364,15 +375,14 @@ def add_taint(fleet: Fleet, name: str, taint: Result) -> None:
     fleet.core.patch_node(name, {"spec": {"taints": [*kept, taint]}})
 
 
-def test_an_uncordon_that_came_in_between_fails_the_node_and_says_so(fleet, wire):
+def test_an_uncordon_that_came_in_between_fails_the_node_and_says_so(fleet):
     names = fleet.nodes(1)
-    run = fleet.start()
-    fleet.claim(run, names)
-    fleet.advance(run, names, "cordoned")
+    run = fleet.under_way(names, "cordoned")
+    wire = Wire(fleet.transport)
     strangers = iter([lambda: fleet.core.patch_node(names[0], {"spec": {"unschedulable": False}})])
     wire.before_write = lambda path: next(strangers, lambda: None)() if "/nodes/" in path else None
-    maintenance = controller(fleet, wire)
-    maintenance.advance(Run(run["run"], run["token"], fleet.pool), names, "evicting")
+    maintenance = fleet.controller(wire)
+    maintenance.advance(fleet.run_of(run), names, "evicting")
     assert maintenance.written[names[0]].changed is True
     assert "somebody uncordoned it" in str(maintenance.written[names[0]].error)
     assert fleet.states(*names) == ["failed"]
@@ -381,9 +391,7 @@ def test_an_uncordon_that_came_in_between_fails_the_node_and_says_so(fleet, wire
 
 def test_a_node_that_is_replaced_meanwhile_is_told_and_left_alone(fleet):
     names = fleet.nodes(2)
-    run = fleet.start()
-    fleet.claim(run, names)
-    fleet.advance(run, names, "cordoned")
+    run = fleet.under_way(names, "cordoned")
     time.sleep(1)  # times of nodes and locks carry whole seconds
     fleet.core.delete_node(names[0])
     labels = {paper_nodes.LABEL: fleet.paper.run}
@@ -405,12 +413,9 @@ def test_a_node_that_does_not_exist_is_told_before_the_lock_is_taken_and_never_m
     assert (result["failed"], result["reason"], fleet.lease()) == (True, "not_found", None)
     for word in (f"There is no node {typo}", "Nothing was changed"):
         assert word in result["msg"]
-    run = fleet.start()
-    for action, options in (
-        ("claim", {"label_selector": fleet.selector, "target": "t"}),
-        ("fail", {"error": "x"}),
-    ):
-        assert fleet(action, names=[typo], **options, **run)["reason"] == "not_found"
+    run = fleet.under_way([])
+    assert fleet.claim(run, [typo])["reason"] == "not_found"
+    assert fleet("fail", names=[typo], error="x", **run)["reason"] == "not_found"
     with pytest.raises(kubernetes.client.ApiException, match="404"):
         fleet.core.read_node(typo)
 
@@ -495,7 +500,7 @@ def test_the_documented_rights_are_enough(fleet):
 def test_a_missing_right_is_named_before_anything_is_changed(fleet, verb, resource):
     fleet.nodes(1)
     if verb == "update":
-        fleet("release", **fleet.start())
+        fleet.controller().release(fleet.run_of(fleet.under_way([])))
     nodes, leases = (
         [each for each in verbs if (each, kind) != (verb, resource)]
         for kind, verbs in (("nodes", NODE_RIGHTS), ("leases", LEASE_RIGHTS))
@@ -509,7 +514,7 @@ def test_a_missing_right_is_named_before_anything_is_changed(fleet, verb, resour
 
 def test_without_the_right_to_patch_nodes_nothing_is_claimed_and_no_slot_is_lost(fleet):
     names = fleet.nodes(1)
-    run = fleet.start()
+    run = fleet.under_way([])
     with user_who_may(fleet, ["get", "list"], LEASE_RIGHTS) as user:
         result = fleet.claim(run, names, impersonate_user=user)
         foretold = fleet(
@@ -537,17 +542,17 @@ class Playbook:
         self.fleet, self.names, self.target = fleet, names, target
 
     def carry_on(self, wire: Wire) -> None:
-        started = controller(self.fleet, wire).start("killed", "me", self.fleet.selector, self.names)
+        started = self.fleet.controller(wire).start("killed", "me", self.fleet.selector, self.names)
         self.me = Run("killed", started.lock.transitions, self.fleet.pool)
         while self.go_on(wire) or self.claim(wire):
             pass
-        controller(self.fleet, wire).release(self.me)
+        self.fleet.controller(wire).release(self.me)
 
     def claim(self, wire: Wire) -> bool:
         wanted = {name: Wanted(self.target, {}) for name in self.names}
         rules = Rules(Amount(2), Amount(9))
         claims = Claims(wanted, rules, self.fleet.selector, (OPERAND,))
-        return bool(controller(self.fleet, wire).claim(self.me, claims).chosen)
+        return bool(self.fleet.controller(wire).claim(self.me, claims).chosen)
 
     def go_on(self, wire: Wire) -> bool:
         """The next state of every node that is under way."""
@@ -562,7 +567,7 @@ class Playbook:
             if state:
                 under_way.setdefault(state, []).append(name)
         for state, names in under_way.items():
-            maintenance = controller(self.fleet, wire)
+            maintenance = self.fleet.controller(wire)
             if state == "validating":
                 maintenance.restore(self.me, names)
                 continue
@@ -572,11 +577,10 @@ class Playbook:
         return bool(under_way)
 
 
-def test_a_run_that_is_killed_after_any_write_ends_the_same_when_it_is_run_again(fleet, kubeconfig):
+def test_a_run_that_is_killed_after_any_write_ends_the_same_when_it_is_run_again(fleet):
     names = fleet.nodes(3)
     fleet.core.patch_node(names[2], {"spec": {"unschedulable": True}})
     before = fleet.looks_of_all()
-    transport = KubernetesTransport({"kubeconfig": str(kubeconfig)})
 
     def no_more_than_two_are_out_and_each_says_why() -> None:
         seen = fleet.looks_of_all()
@@ -590,7 +594,7 @@ def test_a_run_that_is_killed_after_any_write_ends_the_same_when_it_is_run_again
                 assert original["unschedulable"] is before[name]["cordoned"]
 
     def new_wire(left: int | None) -> Wire:
-        wire = Wire(transport)
+        wire = Wire(fleet.transport)
         wire.left = left
         wire.after_write = no_more_than_two_are_out_and_each_says_why
         return wire
@@ -615,8 +619,7 @@ def test_a_run_that_is_killed_after_any_write_ends_the_same_when_it_is_run_again
 
 def test_a_module_that_is_killed_in_the_middle_of_many_nodes_is_simply_run_again(fleet):
     names = fleet.nodes(12)
-    run = fleet.start()
-    fleet.claim(run, names)
+    run = fleet.under_way(names)
     arguments = {**fleet.common, **run, "action": "advance", "to": "cordoned", "names": names}
     process = subprocess.Popen(
         [sys.executable, "-c", run_module.PROGRAM],
@@ -646,6 +649,7 @@ def test_a_dead_runs_lock_expires_and_its_nodes_are_adopted_and_given_back(dead_
     fleet, names, before, dead = dead_run
     heir = fleet("start", run="heir", label_selector=fleet.selector, lock_timeout_seconds=30)
     assert (heir["failed"], heir["orphaned"], heir["token"]) == (False, names, dead["token"] + 1)
+    assert heir["taken_from"].startswith("dead/")
     run = {"run": "heir", "token": heir["token"]}
     assert fleet("advance", to="cordoned", names=names[1:], **dead)["reason"] == "lock_held"
     assert fleet("advance", to="cordoned", names=names[1:], **run)["reason"] == "conflict"
