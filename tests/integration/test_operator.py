@@ -148,13 +148,13 @@ def test_with_the_fast_path_off_the_module_agrees(run_operator, installed) -> No
 
 
 def test_a_changed_value_is_shown_and_written_once(run_operator, installed) -> None:
-    wish = {"gpu_operator_values": {"mig": {"strategy": "single"}, "extra": {"key": "value"}}}
+    wish = {"gpu_operator_values": {"mig": {"strategy": "mixed"}, "extra": {"key": "value"}}}
     check = run_operator("--check", **wish).require_success()
     lines = [event["result"].get("msg") for event in check.results(("ok",))]
-    assert ["values.extra.key: not set -> value", "values.mig.strategy: mixed -> single"] in lines
+    assert ["values.extra.key: not set -> value", "values.mig.strategy: single -> mixed"] in lines
     run = run_operator(**wish).require_success()
     assert run.changed_items() == check.changed_items() != {}
-    assert values()["mig"] == {"strategy": "single"} and values()["driver"] == {"enabled": False}
+    assert values()["mig"] == {"strategy": "mixed"} and values()["driver"] == {"enabled": False}
     assert run_operator(**wish).require_success().changed_items() == {}
 
 
