@@ -159,8 +159,11 @@ def _rivals(wanted: Wanted, names: t.Collection[str]) -> list[str]:
         for branch in BRANCHES
         for modules in ("open", "proprietary")
     ]
-    known = [name for other in others for name in (*_driver_names(other), *_fabric_names(other))]
-    return [name for name in dict.fromkeys(known) if name not in names]
+    known = [
+        name for other in others for name in (*_driver_names(other), *_fabric_names(other), *_brought_along(other))
+    ]
+    kept = {*names, *_brought_along(wanted)}
+    return [name for name in dict.fromkeys(known) if name not in kept]
 
 
 def _item(name: str, version: str | None) -> dict[str, t.Any]:
@@ -205,6 +208,15 @@ def _ubuntu_names(wanted: Wanted) -> list[str]:
     if wanted.flavour == "compute":
         return compute
     return [*compute, ("nvidia-open" if module else "cuda-drivers") + suffix]
+
+
+def _brought_along(wanted: Wanted) -> list[str]:
+    """Dependencies on Ubuntu that are named like the driver: those without branch conflict with those of 580."""
+    if wanted.system != "ubuntu":
+        return []
+    suffix = _ubuntu_suffix(wanted)
+    stems = ("libnvidia-gpucomp", "nvidia-firmware", "nvidia-kernel-common", "nvidia-kernel-source")
+    return [*(f"{stem}{suffix}" for stem in stems), f"nvidia-kernel-source{suffix}-open"]
 
 
 def _debian_names(wanted: Wanted) -> list[str]:

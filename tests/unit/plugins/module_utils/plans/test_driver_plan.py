@@ -135,6 +135,10 @@ def test_all_driver_packages_are_held_at_one_version(gpu_host: MakeHost) -> None
     [
         pytest.param("ubuntu2404", "L4", {"branch": "595"}, "libnvidia-compute-580", id="names of another branch"),
         pytest.param("ubuntu2404", "L4", {}, "libnvidia-compute", id="names without branch"),
+        pytest.param("ubuntu2404", "L4", {}, "libnvidia-gpucomp", id="what names without branch brought along"),
+        pytest.param(
+            "ubuntu2404", "L4", {"branch": "595"}, "nvidia-kernel-common-580", id="what another branch brought along"
+        ),
         pytest.param("debian12", "L4", {}, "nvidia-kernel-dkms", id="the other kernel modules"),
         pytest.param("rocky9", "V100", {}, "kmod-nvidia-open-dkms", id="the other kernel modules on EL"),
         pytest.param("debian12", "L4", {}, "nvidia-open", id="the full flavour"),
@@ -147,6 +151,13 @@ def test_packages_that_stand_in_the_way_have_to_go(
     planned = plan(gpu_host(gpu, system=system), wishes(**other))
     assert gone in names(planned, "absent")
     assert not set(names(planned)) & set(names(planned, "absent"))
+
+
+@pytest.mark.parametrize(("branch", "suffix"), [("580", "-580"), ("595", "")])
+def test_what_the_wanted_branch_brings_along_stays(gpu_host: MakeHost, branch: str, suffix: str) -> None:
+    gone = names(plan(gpu_host("L4", system="ubuntu2404"), wishes(branch=branch)), "absent")
+    own = {f"{stem}{suffix}" for stem in ("libnvidia-gpucomp", "nvidia-firmware", "nvidia-kernel-common")}
+    assert own & set(gone) == set()
 
 
 def test_headers_are_those_of_the_running_kernel_and_not_held(gpu_host: MakeHost) -> None:
