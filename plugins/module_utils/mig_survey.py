@@ -11,6 +11,7 @@ it would load the kernel module, so a driver that is not loaded is an answer.
 from __future__ import annotations
 
 import collections
+import typing as t
 
 from ansible_collections.onprem.gpu.plugins.module_utils.drift import GpuLayout, MigState
 from ansible_collections.onprem.gpu.plugins.module_utils.driver_facts import loaded_driver_version
@@ -18,9 +19,8 @@ from ansible_collections.onprem.gpu.plugins.module_utils.host import Host
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_config import ConfigError, select
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_host import opened
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_layout import Gpu, Plan, foreseen, line, plan_host
-from ansible_collections.onprem.gpu.plugins.module_utils.mig_nvml import MigLibrary
 from ansible_collections.onprem.gpu.plugins.module_utils.mig_picture import bars
-from ansible_collections.onprem.gpu.plugins.module_utils.mig_run import MigRunError
+from ansible_collections.onprem.gpu.plugins.module_utils.mig_run import MigRunError, read_gpus
 from ansible_collections.onprem.gpu.plugins.module_utils.state_document import Documents, Item
 
 
@@ -33,16 +33,13 @@ def layouts(host: Host, packed_source: str | None, documents: Documents) -> dict
         return dict.fromkeys(wishes, MigState(problem="the NVIDIA driver is not loaded"))
     try:
         with opened(packed_source) as library:
-            return {name: _state(library, wish) for name, wish in wishes.items()}
+            gpus = read_gpus(library)
     except MigRunError as error:
         return dict.fromkeys(wishes, MigState(problem=str(error)))
+    return {name: _state(gpus, wish) for name, wish in wishes.items()}
 
 
-def _state(library: MigLibrary, wish: Item) -> MigState:
-    try:
-        gpus = library.gpus()
-    except library.errors as error:
-        return MigState(problem=f"the GPUs cannot be read: {error}")
+def _state(gpus: t.Sequence[Gpu], wish: Item) -> MigState:
     try:
         planned = plan_host(gpus, select(wish["config"], wish["selected"], gpus).wanteds)
     except ConfigError as error:

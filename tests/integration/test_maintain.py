@@ -84,7 +84,6 @@ class Watch:
     fewest_ready: int = 99
     out: list[str] = field(default_factory=list)  # nodes in the order in which they went out of service
     job_ended: float | None = None
-    first_out: dict[str, float] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -94,8 +93,6 @@ class Watch:
 
     def look(self) -> None:
         out = [name for name, node in nodes().items() if node["spec"].get("unschedulable")]
-        for name in out:
-            self.first_out.setdefault(name, time.monotonic())
         self.out += [name for name in out if name not in self.out]
         self.most_out = max(self.most_out, len(out))
         ready = cluster_objects("get", "deployment", "web", "--namespace", SPACE)["status"].get("readyReplicas", 0)

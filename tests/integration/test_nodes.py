@@ -19,6 +19,7 @@ import kubernetes
 import observe
 import pytest
 import yaml
+from paper_nodes import user_who_may
 from run_module import run_module
 
 TEST_LABEL = "onprem-gpu-contract"
@@ -325,31 +326,16 @@ def test_a_malformed_selector_is_the_servers_to_explain(nodes):
     assert "unable to parse" in result["msg"]
 
 
-@contextlib.contextmanager
-def user_who_may(client, verbs: list[str]) -> t.Iterator[str]:
+def user_who_may_with_nodes(client, verbs: list[str]) -> contextlib.AbstractContextManager[str]:
     """A user with these rights on nodes and no others."""
-    user = f"contract-{secrets.token_hex(4)}"
-    rbac = kubernetes.client.RbacAuthorizationV1Api(client)
     rule = {"apiGroups": [""], "resources": ["nodes"], "verbs": verbs}
-    rbac.create_cluster_role({"metadata": {"name": user}, "rules": [rule]})
-    rbac.create_cluster_role_binding(
-        {
-            "metadata": {"name": user},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
-        }
-    )
-    try:
-        yield user
-    finally:
-        rbac.delete_cluster_role_binding(user)
-        rbac.delete_cluster_role(user)
+    return user_who_may(client, f"contract-{secrets.token_hex(4)}", [rule])
 
 
 @pytest.mark.parametrize("missing", ["patch", "list"])
 def test_a_missing_right_names_user_and_verb(make_nodes, nodes, core, client, missing):
     names = make_nodes(2)
-    with user_who_may(client, sorted({"list", "get", "patch"} - {missing})) as user:
+    with user_who_may_with_nodes(client, sorted({"list", "get", "patch"} - {missing})) as user:
         result = nodes(names=names, labels={"x": "1"}, impersonate_user=user)
     assert (result["failed"], result["changed"], result["reason"]) == (True, False, "forbidden")
     for word in (f'User "{user}" cannot {missing} resource "nodes"', "Grant"):
@@ -359,14 +345,14 @@ def test_a_missing_right_names_user_and_verb(make_nodes, nodes, core, client, mi
 
 def test_check_mode_finds_a_missing_right_too(make_nodes, nodes, client):
     names = make_nodes(1)
-    with user_who_may(client, ["list", "get"]) as user:
+    with user_who_may_with_nodes(client, ["list", "get"]) as user:
         result = nodes(check_mode=True, names=names, labels={"x": "1"}, impersonate_user=user)
     assert (result["failed"], result["reason"]) == (True, "forbidden")
 
 
 def test_the_documented_rights_are_enough(make_nodes, nodes, client):
     names = make_nodes(2)
-    with user_who_may(client, ["list", "get", "watch", "patch"]) as user:
+    with user_who_may_with_nodes(client, ["list", "get", "watch", "patch"]) as user:
         result = nodes(names=names, ready_timeout_seconds=1, impersonate_user=user, **WISHES)
     assert {node["changed"] for node in result["nodes"].values()} == {True}
 
@@ -430,7 +416,7 @@ def test_a_server_that_turns_requests_away_is_waited_for(make_nodes, nodes, clie
     """Priority and fairness without a seat takes one request at a time and answers 429 to those beside it."""
     names = make_nodes(40)
     flow = kubernetes.client.FlowcontrolApiserverV1Api(client)
-    with user_who_may(client, ["list", "get", "patch"]) as user, level_without_seats(flow, user):
+    with user_who_may_with_nodes(client, ["list", "get", "patch"]) as user, level_without_seats(flow, user):
         opener = threading.Timer(3, lambda: open_level(flow, user))
         opener.start()
         result = nodes(names=names, labels={"x": "1"}, impersonate_user=user)
@@ -570,7 +556,7 @@ def test_check_mode_makes_no_token(core, kubeconfig):
 
 
 def test_without_the_rights_for_a_token_the_verb_is_named(kubeconfig, client):
-    with user_who_may(client, ["list"]) as user:
+    with user_who_may_with_nodes(client, ["list"]) as user:
         result = run_module("bootstrap_token", {"kubeconfig": str(kubeconfig), "impersonate_user": user})
     assert (result["failed"], result["reason"]) == (True, "forbidden")
     assert f'User "{user}" cannot get resource "configmaps"' in result["msg"]
