@@ -26,9 +26,7 @@ from ansible_collections.onprem.gpu.plugins.module_utils.drain_plan import (
     name_of,
 )
 from ansible_collections.onprem.gpu.plugins.module_utils.followed_pods import BUDGET, RESPAWNING, Followed
-from ansible_collections.onprem.gpu.plugins.module_utils.gpu_pods import gpu_evidence
-
-MOST_NAMED_PODS = 10
+from ansible_collections.onprem.gpu.plugins.module_utils.gpu_pods import MOST_NAMED_PODS, first_of, gpu_evidence
 
 # Why pods are refused, and what the caller can do about it.
 _REFUSALS = {
@@ -61,9 +59,7 @@ def refusals(followed: t.Collection[Followed]) -> list[str]:
 
 
 def listed(pods: t.Iterable[Pod]) -> str:
-    names = sorted(map(name_of, pods))
-    more = f" and {len(names) - MOST_NAMED_PODS} more" if len(names) > MOST_NAMED_PODS else ""
-    return ", ".join(names[:MOST_NAMED_PODS]) + more
+    return first_of(sorted(map(name_of, pods)))
 
 
 # --- Afterwards ---
@@ -232,10 +228,9 @@ def left_text(account: Account, seconds: float) -> str:
     """The pods that are left, each with the reason, and what to do about them."""
     left = sorted(account.remaining, key=lambda each: name_of(each.pod))
     texts = [f"{name_of(each.pod)} on {each.node} ({why_left(each, account.now)})" for each in left]
-    more = f" and {len(texts) - MOST_NAMED_PODS} more" if len(texts) > MOST_NAMED_PODS else ""
     reason = failure_reason(left)
     after = f" after {seconds:.0f} s (timeout_seconds)" if reason in ("timeout", "pdb_blocked") else ""
-    return f"Still there{after}: {', '.join(texts[:MOST_NAMED_PODS])}{more}. {_ADVICE[reason]}"
+    return f"Still there{after}: {first_of(texts)}. {_ADVICE[reason]}"
 
 
 def diff_of(account: Account, unschedulable: tuple[bool, bool]) -> tuple[dict[str, t.Any], dict[str, t.Any]]:

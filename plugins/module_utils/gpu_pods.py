@@ -58,19 +58,23 @@ def disruption_refusals(pods: t.Iterable[Pod], node: str, disrupts: t.Iterable[s
     names = pods_with_gpus(pods, node) if disturbed else []
     if not names:
         return []
-    more = f" and {len(names) - MOST_NAMED_PODS} more" if len(names) > MOST_NAMED_PODS else ""
     return [
         finding(
             check="gpu_pods_running",
             value=node,
             message=(
-                f"Node {node} runs pods with GPUs, and what differs would disrupt {disturbed}: "
-                f"{', '.join(names[:MOST_NAMED_PODS])}{more}."
+                f"Node {node} runs pods with GPUs, and what differs would disrupt {disturbed}: {first_of(names)}."
             ),
             allowed="a node that was cordoned and drained of these pods first",
             variable="",
         )
     ]
+
+
+def first_of(texts: t.Sequence[str]) -> str:
+    """As many texts about pods as a message can bear, and how many more there are."""
+    more = f" and {len(texts) - MOST_NAMED_PODS} more" if len(texts) > MOST_NAMED_PODS else ""
+    return ", ".join(texts[:MOST_NAMED_PODS]) + more
 
 
 def _is_daemon(pod: Pod) -> bool:
